@@ -1,0 +1,167 @@
+"""A cell is one measured run: a fully resolved specification and the digest that names it.
+
+The id is SHA-256 over canonical JSON: sorted keys, defaults written out, digests of weights and
+prompts in, and nothing in that does not change the result (device, paths, who runs it).  Latents
+are a function of what is in: their recipe identifies them, and records keep the digest of what was
+measured.
+"""
+
+import hashlib
+import json
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+SCHEMA = 1  # of specifications and records; a change of meaning is a new number
+
+
+class Model(BaseModel):
+    """Plain data: frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Part(Model):
+    """A named thing with its settings.
+
+    Attributes:
+        build: Registry key, `file.py:build` or `package:build`.
+        settings: Every setting, defaults included.
+        source: Digest of a user's file.
+        digest: Identity of weights, where it has any.
+    """
+
+    build: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    source: str | None = None
+    digest: str | None = None
+
+
+class Protocol(Model):
+    """How values are measured: the `value` task.
+
+    Attributes:
+        sigmas: Noise levels, each strictly between 0 and 1.
+        grid: `plain`, or `snr`: sigmas are meant on a 128 x 128 latent and matched by SNR.
+        latents: `data` noised, or from the `sampler` on its way.
+        pairing: `own` prompts, or `mismatched`: latents made without regard to the prompt.
+        group: `independent` latents of one prompt, or `siblings` of one transition.
+        prompts: P, clusters.
+        groups: G per prompt.
+        members: M per group.
+        replicates: R, of a stochastic estimator's own randomness at the same latents.
+        batch: Latents per call.
+        calls: Timed calls at least.
+        gradient: Whether gradients are measured as well.
+        kernel: The sampler that makes and finishes latents where the data do not.
+        steps: Its steps from 1 to 0; siblings are one of them apart.
+    """
+
+    sigmas: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
+    grid: Literal["plain", "snr"] = "plain"
+    latents: Literal["data", "sampler"] = "data"
+    pairing: Literal["own", "mismatched"] = "own"
+    group: Literal["independent", "siblings"] = "independent"
+    prompts: int = Field(16, ge=2)
+    groups: int = Field(1, ge=1)
+    members: int = Field(4, ge=1)
+    replicates: int = Field(8, ge=2)
+    batch: int = Field(64, ge=1)
+    calls: int = Field(5, ge=1)
+    gradient: bool = True
+    kernel: Literal["reversal", "flow_grpo", "sigma", "square"] = "reversal"
+    steps: int = Field(40, ge=1)
+
+    @field_validator("sigmas")
+    @classmethod
+    def _inside(cls, sigmas: tuple[float, ...]) -> tuple[float, ...]:
+        if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
+            raise ValueError(
+                f"expected distinct noise levels strictly between 0 and 1, got {list(sigmas)}"
+            )
+        return sigmas
+
+
+class Spec(Model):
+    """Everything a result depends on.
+
+    Attributes:
+        task: The protocol's name.
+        world, reward, estimator: What is measured.
+        protocol: How.
+        prompts: Digest of the prompts' texts.
+        seed: Of latents and of the estimators' randomness.
+        schema_version: Of this specification.
+    """
+
+    task: Literal["value"] = "value"
+    world: Part
+    reward: Part
+    estimator: Part
+    protocol: Protocol
+    prompts: str
+    seed: int = 0
+    schema_version: int = SCHEMA
+
+    @property
+    def id(self) -> str:
+        """The digest that names the cell, 16 hex digits."""
+        return digest(self.model_dump(mode="json"))
+
+
+def digest(data: Any) -> str:
+    """SHA-256 of plain data in canonical JSON, first 16 hex digits.
+
+    Key order, tuples against lists and 1 against 1.0 make no difference.
+
+    Raises:
+        ValueError: for NaN or infinity, which JSON cannot say.
+    """
+    text = json.dumps(_canonical(data), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(key): _canonical(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_canonical(value) for value in data]
+    if isinstance(data, float) and math.isfinite(data) and data == int(data):
+        return int(data)
+    return data
+
+
+class Cell(Model):
+    """A specification under the names a table shows.
+
+    Attributes:
+        spec: What is measured.
+        label: The estimator's name in tables.
+        suite: Which suite asked.
+        quick: Whether the suite was shortened.
+    """
+
+    spec: Spec
+    label: str
+    suite: str
+    quick: bool = False
+
+    @property
+    def id(self) -> str:
+        """The specification's digest."""
+        return self.spec.id
+
+    @property
+    def coordinates(self) -> dict[str, Any]:
+        """Where the cell stands in its suite: what tables split and `--only` selects by."""
+        p = self.spec.protocol
+        return {
+            "estimator": self.label,
+            "world": self.spec.world.build,
+            "reward": self.spec.reward.build,
+            "latents": p.latents,
+            "pairing": p.pairing,
+            "group": p.group,
+            "grid": p.grid,
+        }

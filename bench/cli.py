@@ -1,0 +1,66 @@
+"""stitchbench: parse and call, no logic.
+
+Nothing slow is imported before a subcommand needs it.
+"""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "ls": "list what suites can name",
+    "plan": "show the cells a suite would run",
+    "run": "run a suite, or what is missing of it",
+    "table": "print and write the tables of a store",
+    "plot": "draw two columns of a store against each other",
+    "report": "write the page, tables and plots of a store",
+    "test": "check a value estimator against the contract",
+}
+
+
+class Lazy(click.Group):
+    """Subcommands by name, each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module("bench.commands"), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and what they do, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command, or a usage error that lists the known ones."""
+        if args and args[0] not in COMMANDS:
+            from bench.resolve import UnknownName  # noqa: PLC0415
+
+            raise click.UsageError(str(UnknownName("command", args[0], COMMANDS)), ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stitchvm-bench", prog_name="stitchbench")
+def cli() -> None:
+    r"""Judge value estimators for diffusion alignment: bias, cost, and where to trust which.
+
+    \b
+    Example:
+      stitchbench run quickstart
+      stitchbench report quickstart
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> Any:
+    """Run the command line: bad input ends with exit code 2 and a sentence, Ctrl-C with 130."""
+    return cli.main(args=None if arguments is None else list(arguments), prog_name="stitchbench")

@@ -1,0 +1,282 @@
+"""The subcommands of stitchbench."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bench import suite as suites
+from bench.cell import Cell
+from bench.progress import narrator
+from bench.run import run as run_cells
+from bench.store import Store
+
+RUNS = Path("results/runs")
+INTERRUPTED = 130
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Bad input as a usage error: one sentence, exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _careful(command: F) -> F:
+    """A command whose ValueErrors are for the user to read."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with _plainly():
+            return command(*args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _store_of(name: str) -> Store:
+    """A store by path, or that of a suite run without --store.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = Path(name) if Path(name).exists() else RUNS / name
+    store = Store(path)
+    if not (path / "cells").is_dir():
+        raise ValueError(
+            f"expected a store with records at {name} or {RUNS / name}, found none; "
+            f"`stitchbench run {name}` makes one"
+        )
+    return store
+
+
+def selection(command: F) -> F:
+    """Options that choose cells of a suite."""
+    for option in (
+        click.option("--world", help="World in place of the suite's."),
+        click.option(
+            "--set",
+            "changes",
+            multiple=True,
+            metavar="AXIS=V1,V2",
+            help="Values of an axis or field, in place of the suite's. Repeatable.",
+        ),
+        click.option(
+            "--only",
+            default="",
+            metavar="EXPR",
+            help="Cells such as 'estimator=tweedie & reward!=linear'; ~ is 'contains'.",
+        ),
+        click.option("--seed", type=int, help="Seed in place of the suite's."),
+        click.option("--quick", is_flag=True, help="The suite's shortened form."),
+    ):
+        command = option(command)
+    return command
+
+
+def _planned(
+    name: str,
+    world: str | None,
+    changes: tuple[str, ...],
+    only: str,
+    seed: int | None,
+    quick: bool,  # noqa: FBT001
+) -> tuple[suites.Suite, list[Cell]]:
+    """A suite and its cells under the options of `selection`.
+
+    Raises:
+        ValueError: for a change that is not AXIS=VALUES, or a selection of nothing.
+    """
+    suite, parsed = suites.load(name), {}
+    for change in changes:
+        field, equals, text = change.partition("=")
+        if not equals:
+            raise ValueError(f"expected --set AXIS=V1,V2, got {change!r}")
+        parsed[field.strip()] = suites.values(field.strip(), text)
+    if world is not None:
+        parsed["world"] = [world]
+    cells = suites.plan(suite, changes=parsed, seed=seed, quick=quick, only=only)
+    if not cells:
+        raise ValueError(
+            f"expected --only to select some cells of {suite.name!r}, got none for {only!r}"
+        )
+    return suite, cells
+
+
+@click.command(epilog="Example: stitchbench ls estimators")
+@click.argument("kind", type=click.Choice(["worlds", "estimators", "suites", "metrics"]))
+@_careful
+def ls(kind: str) -> None:
+    """List what suites can name."""
+    for name, about in _listed(kind):
+        click.echo(f"{name:18} {about}")
+
+
+def _listed(kind: str) -> Iterator[tuple[str, str]]:
+    """Names and one-line descriptions."""
+    if kind == "suites":
+        for name in suites.shipped():
+            suite = suites.load(name)
+            yield name, f"{suite.about} (about {suite.minutes:g} min on two cores)"
+    elif kind == "metrics":
+        from bench.metrics import METRICS  # noqa: PLC0415
+
+        for name, metric in METRICS.items():
+            yield name, f"{metric.about} [{metric.unit}]"
+    else:
+        from baselines import ESTIMATORS  # noqa: PLC0415 - imports torch
+        from bench.worlds import WORLDS  # noqa: PLC0415
+
+        for name, build in (ESTIMATORS if kind == "estimators" else WORLDS).items():
+            about = sys.modules[build.__module__].__doc__ or ""
+            yield name, " ".join(about.strip().partition("\n\n")[0].split())
+
+
+@click.command(epilog="Example: stitchbench plan value --only 'estimator~MC'")
+@click.argument("suite")
+@selection
+@click.option("--store", type=Path, help="Where the cells' records would be.")
+@_careful
+def plan(suite: str, store: Path | None, **options: Any) -> None:
+    """Show the cells SUITE would run: a shipped suite's name or the path of a YAML file."""
+    loaded, cells = _planned(suite, **options)
+    done = Store(store or RUNS / loaded.name).done()
+    for cell in cells:
+        state = "done" if cell.id in done else "to run"
+        where = "  ".join(f"{k}={v}" for k, v in cell.coordinates.items())
+        click.echo(f"{cell.id}  {state:6}  {where}")
+    missing = sum(cell.id not in done for cell in cells)
+    click.echo(
+        f"{len(cells)} cells, {missing} to run; the whole suite takes about "
+        f"{loaded.minutes:g} min on two cores"
+    )
+
+
+@click.command(
+    epilog="Example: stitchbench run value --set sigmas=0.25,0.75 --only 'reward=linear'"
+)
+@click.argument("suite")
+@selection
+@click.option("--store", type=Path, help=f"Folder of the records.  [default: {RUNS}/<suite>]")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ...")
+@click.pass_context
+@_careful
+def run(ctx: click.Context, suite: str, store: Path | None, device: str, **options: Any) -> None:
+    """Run what is missing of SUITE: a shipped suite's name or the path of a YAML file."""
+    loaded, cells = _planned(suite, **options)
+    folder = Store(store or RUNS / loaded.name)
+    try:
+        with narrator(loaded) as tell:
+            counts = run_cells(cells, folder, isolation=loaded.isolation, device=device, tell=tell)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\ninterrupted: finished cells are kept in {folder.path}; the same command "
+            f"goes on from there",
+            err=True,
+        )
+        ctx.exit(INTERRUPTED)
+    click.echo(
+        f"{counts['ok']} cells measured, {counts['before']} were there, "
+        f"{counts['error']} failed; records in {folder.path}"
+    )
+    _print_table(folder, {cell.id for cell in cells})
+    if counts["error"]:
+        ctx.exit(1 if counts["ok"] + counts["before"] else 3)
+
+
+def _print_table(store: Store, cells: set[str] | None = None) -> None:
+    """The text table of a store's ok cells, and what could not be shown."""
+    from bench.frame import failures, tidy  # noqa: PLC0415 - imports pandas
+    from bench.report import tables  # noqa: PLC0415
+
+    records = [r for r in store.latest().values() if cells is None or r["id"] in cells]
+    frame = tidy(records)
+    if not frame.empty:
+        click.echo(tables.text(frame))
+    for failure in failures(records):
+        click.echo(f"failed: {failure['estimator']} ({failure['reward']}): {failure['reason']}")
+    for problem in store.problems:
+        click.echo(f"warning: {problem}", err=True)
+
+
+@click.command(epilog="Example: stitchbench table quickstart --out tables")
+@click.argument("store")
+@click.option("--out", type=Path, help="Also write md, csv and tex here.")
+@_careful
+def table(store: str, out: Path | None) -> None:
+    """Print the tables of STORE, a folder or the name of a suite that was run."""
+    found = _store_of(store)
+    _print_table(found)
+    if out is not None:
+        from bench.frame import tidy  # noqa: PLC0415
+        from bench.report import tables  # noqa: PLC0415
+
+        for path in tables.write(tidy(found.latest().values()), out):
+            click.echo(path)
+
+
+@click.command(epilog="Example: stitchbench plot quickstart --x seconds --y rmse --by estimator")
+@click.argument("store")
+@click.option("--x", default="sigma", show_default=True, help="Column along the axis.")
+@click.option("--y", default="rmse", show_default=True, help="Column up the axis.")
+@click.option(
+    "--by", default="estimator", show_default=True, help="Column that tells lines apart."
+)
+@click.option("--out", type=Path, default=Path(), help="Folder of the pictures.")
+@_careful
+def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
+    """Draw two columns of STORE against each other, as png and pdf."""
+    from bench.frame import tidy  # noqa: PLC0415
+    from bench.report import plots  # noqa: PLC0415
+
+    frame = tidy(_store_of(store).latest().values())
+    for path in plots.save(plots.draw(frame, x, y, by), out, f"{y}-by-{x}"):
+        click.echo(path)
+
+
+@click.command(epilog="Example: stitchbench report quickstart")
+@click.argument("store")
+@click.option("--out", type=Path, help="Folder of the report.  [default: STORE/report]")
+@_careful
+def report(store: str, out: Path | None) -> None:
+    """Write the page of STORE, which opens from the file, with its tables and plots."""
+    from bench.frame import failures, tidy  # noqa: PLC0415
+    from bench.report import page, plots, tables  # noqa: PLC0415
+
+    found = _store_of(store)
+    records = list(found.latest().values())
+    frame, out = tidy(records), out or found.path / "report"
+    if frame.empty:
+        raise ValueError(f"expected at least one measured cell in {found.path}, got none")
+    written = [*tables.write(frame, out / "tables"), *plots.write(frame, out / "plots")]
+    path = page.write(frame, failures(records), found.problems, out / "index.html")
+    click.echo(f"{len(written)} tables and plots beside it; open {path.resolve()}")
+
+
+@click.command(epilog="Example: stitchbench test my_estimator.py")
+@click.argument("file")
+@click.option("--reward", default="quadratic", show_default=True, help="Reward it is built with.")
+@click.pass_context
+@_careful
+def test(ctx: click.Context, file: str, reward: str) -> None:
+    """Check the estimator that FILE builds against the contract, in the Gaussian world."""
+    from baselines import ESTIMATORS  # noqa: PLC0415
+    from bench.contract import case, check  # noqa: PLC0415
+    from bench.resolve import resolve  # noqa: PLC0415
+    from bench.worlds import WORLDS  # noqa: PLC0415
+
+    world = WORLDS["gaussian"](prompts=4)
+    build = resolve(file, ESTIMATORS, "estimator")
+    failed = 0
+    for about, problem in check(case(build, world, world.reward(reward))):
+        click.echo(f"{'FAILED' if problem else 'ok':7} {about}")
+        if problem:
+            failed += 1
+            click.echo(f"        {problem}")
+    ctx.exit(1 if failed else 0)

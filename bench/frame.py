@@ -1,0 +1,134 @@
+"""The tidy frame: one row per cell and noise level, every metric with its interval.
+
+Columns: `cell attempt suite quick isolation`; the coordinates; `estimator.<setting>`; `sigma`,
+`target`, `estimand`, `realises`; each metric with `_lo`, `_hi` and `_by_prompt`; `rmse`,
+`rmse_centred`, `rmse_realised` and `skill`; seconds, peak bytes and calls per value; provenance.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.cell import Cell
+from bench.metrics import METRICS
+from bench.metrics.value import rmse, skill
+from bench.stats import Interval, mean_interval, median_interval
+from bench.store import Store
+
+FACET = ["suite", "world", "reward", "latents", "pairing", "group", "grid", "estimand"]
+ROOTS = {"rmse": "mse", "rmse_centred": "centred_mse", "rmse_realised": "mse_realised"}
+KEEP = ("quick", "isolation", "attempt", "suite", "started", "wall_seconds")
+
+
+def load(store: str | Path) -> pd.DataFrame:
+    """The frame of a store's latest ok attempts.
+
+    Raises:
+        ValueError: if the path is a file.
+    """
+    return tidy(Store(store).latest().values())
+
+
+def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The frame of some records; failed cells have no rows."""
+    rows = [row for record in records if record["status"] == "ok" for row in _rows(record)]
+    frame = pd.DataFrame(rows)
+    return frame if frame.empty else _with_skill(frame)
+
+
+def failures(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cells without an ok attempt: coordinates, status and reason."""
+    return [
+        {"cell": r["id"], "status": r["status"], "reason": r.get("reason"), **_coordinates(r)}
+        for r in records
+        if r["status"] != "ok"
+    ]
+
+
+def _coordinates(record: dict[str, Any]) -> dict[str, Any]:
+    cell = Cell(spec=record["spec"], label=record["label"], suite=record["suite"])
+    return {"suite": record["suite"], **cell.coordinates}
+
+
+def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    spec, environment = record["spec"], record["environment"]
+    shared = {
+        "cell": record["id"],
+        **{name: record.get(name) for name in KEEP},
+        **_coordinates(record),
+        "estimator_build": spec["estimator"]["build"],
+        **{f"estimator.{k}": v for k, v in spec["estimator"]["settings"].items()},
+        "dtype": spec["world"]["settings"].get("dtype"),
+        "seed": spec["seed"],
+        "n_prompts": spec["protocol"]["prompts"],
+        "batch": spec["protocol"]["batch"],
+        **{k: environment[k] for k in ("device", "threads", "commit", "dirty")},
+        "machine": environment["device_name"],
+        "python": environment["versions"]["python"],
+        "torch": environment["versions"]["torch"],
+    }
+    for row in record["rows"]:
+        yield shared | _what(row) | _cost(row) | _figures(row["metrics"])
+
+
+def _what(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "sigma": row["sigma"],
+        "sigma_reference": row["sigma_reference"],
+        "target": row["target"]["text"],
+        "estimand": row["estimand"]["text"],
+        "realises": row["realises"],
+        "z_digest": row["z_digest"],
+        "n_latents": row["latents"],
+        "replicates": row["replicates"],
+        "nonfinite": row["nonfinite"],
+    }
+
+
+def _cost(row: dict[str, Any]) -> dict[str, Any]:
+    """Seconds, bytes and calls, per value where that makes sense."""
+    found: dict[str, Any] = {f"calls_{kind}": number for kind, number in row["calls"].items()}
+    for prefix, kind in (("", "call"), ("gradient_", "gradient")):
+        each = np.array(row[f"{kind}_seconds"]) / np.array(row[f"{kind}_rows"])
+        found |= _spread(f"{prefix}seconds", median_interval(each))
+    for prefix in ("", "gradient_"):
+        peak = row[f"{prefix}peak"] or {}
+        for kind in ("live", "process", "allocated", "reserved"):
+            found[f"{prefix}peak_{kind}_bytes"] = peak.get(kind)
+    return found
+
+
+def _figures(metrics: dict[str, list[float | None] | None]) -> dict[str, Any]:
+    """Every metric with its interval and its numbers per prompt."""
+    found: dict[str, Any] = {}
+    for name in METRICS:
+        by_prompt = metrics.get(name)
+        x = None if by_prompt is None else np.array(by_prompt, dtype=float)
+        found[f"{name}_by_prompt"] = x
+        found |= _spread(name, None if x is None else mean_interval(x))
+    for name, of in ROOTS.items():
+        x = found[f"{of}_by_prompt"]
+        found |= _spread(name, None if x is None else rmse(x))
+    return found
+
+
+def _spread(name: str, interval: Interval | None) -> dict[str, float]:
+    mean, lo, hi = (np.nan,) * 3 if interval is None else interval[:3]
+    return {name: mean, f"{name}_lo": lo, f"{name}_hi": hi}
+
+
+def _with_skill(frame: pd.DataFrame) -> pd.DataFrame:
+    """Skill against the constant at the same latents: 1 - MSE / MSE(constant)."""
+    constants = {
+        (*row[FACET], row["z_digest"]): row["mse_by_prompt"]
+        for _, row in frame[frame["estimator_build"] == "constant"].iterrows()
+    }
+    found = []
+    for _, row in frame.iterrows():
+        of = constants.get((*row[FACET], row["z_digest"]))
+        mse = row["mse_by_prompt"]
+        found.append(_spread("skill", None if of is None or mse is None else skill(mse, of)))
+    return pd.concat([frame, pd.DataFrame(found, index=frame.index)], axis=1)

@@ -1,0 +1,128 @@
+"""Estimators in a fixed order, in families, each with one colour and one marker in every plot.
+
+A family is a method with its kernel (`monte_carlo` with the reversal kernel): it has a hue, and
+its members, which differ in N or k, are shades of it from light to dark.
+"""
+
+import re
+from typing import NamedTuple
+
+import pandas as pd
+
+HUES = {  # first Okabe & Ito (2008), then Tol's muted scheme; told apart by any colour vision
+    "truth": "#000000",
+    "constant": "#7f7f7f",
+    "terminal": "#cc79a7",
+    "tweedie": "#d55e00",
+    "linear_stitch": "#009e73",
+    "monte_carlo reversal": "#0072b2",
+    "monte_carlo ode": "#e69f00",
+    "monte_carlo square": "#882255",
+    "monte_carlo sigma": "#999933",
+    "monte_carlo flow_grpo": "#44aa99",
+    "monte_carlo exact": "#56b4e9",
+}
+SPARE = ("#332288", "#aa4499", "#117733", "#b8a100", "#661100", "#6699cc", "#888888")
+REFERENCES = ("truth", "constant")  # not shaded
+MARKERS = "os^DvPX<>hpd*8H"
+LIGHTEST, DARKEST = 0.45, 0.35  # shares of white and of black in a family's end members
+MOST = 14  # lines a plot can carry
+FEW = 2  # members of a family that stay when there are more lines than that
+
+
+class Style(NamedTuple):
+    """How an estimator is drawn."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+class Palette(NamedTuple):
+    """One look for all plots of a frame: style by estimator, hue by family."""
+
+    styles: dict[str, Style]
+    hues: dict[str, str]
+
+
+def palette(frame: pd.DataFrame) -> Palette:
+    """The look of a frame; take it from all its rows, so that all its plots agree."""
+    return Palette(styles(frame), hues_of(frame))
+
+
+def family(row: pd.Series) -> str:
+    """The method of a row, with its kernel where it has one."""
+    kernel = row.get("estimator.kernel")
+    build = str(row["estimator_build"])
+    return f"{build} {kernel}" if isinstance(kernel, str) else build
+
+
+def families(frame: pd.DataFrame) -> pd.Series:
+    """Estimator to family, in the order of every table and legend: by family, then N, k, name."""
+    rows = frame.drop_duplicates("estimator")
+    named = {str(row["estimator"]): family(row) for _, row in rows.iterrows()}
+    known = list(HUES)
+    ranked = sorted(
+        named.items(),
+        key=lambda item: (
+            known.index(item[1]) if item[1] in known else len(known),
+            item[1],
+            natural(item[0]),
+        ),
+    )
+    return pd.Series(dict(ranked), dtype=object)
+
+
+def order(frame: pd.DataFrame) -> list[str]:
+    """Every estimator of a frame, once, in order."""
+    return [str(name) for name in families(frame).index]
+
+
+def styles(frame: pd.DataFrame) -> dict[str, Style]:
+    """Every estimator's style."""
+    members = families(frame)
+    hues = hues_of(frame)
+    out = {}
+    for k, (name, group) in enumerate(members.items()):
+        kin = members.index[members == group]
+        plain = len(kin) == 1 or group in REFERENCES
+        share = None if plain else list(kin).index(name) / (len(kin) - 1)
+        line = "--" if group == "constant" else "-"
+        out[str(name)] = Style(shade(hues[group], share), MARKERS[k % len(MARKERS)], line)
+    return out
+
+
+def hues_of(frame: pd.DataFrame) -> dict[str, str]:
+    """Family to hue; families nobody foresaw take the spare hues in order."""
+    found = dict.fromkeys(families(frame))
+    unknown = [name for name in found if name not in HUES]
+    spare = {name: SPARE[k % len(SPARE)] for k, name in enumerate(unknown)}
+    return {name: HUES.get(name) or spare[name] for name in found}
+
+
+def shade(hue: str, share: float | None) -> str:
+    """A hue from light (share 0) to dark (1); itself for None."""
+    if share is None:
+        return hue
+    white, black = LIGHTEST * max(0.0, 1 - 2 * share), DARKEST * max(0.0, 2 * share - 1)
+    channels = [int(hue[k : k + 2], 16) for k in (1, 3, 5)]
+    mixed = [round((c + (255 - c) * white) * (1 - black)) for c in channels]
+    return "#{:02x}{:02x}{:02x}".format(*mixed)
+
+
+def headline(frame: pd.DataFrame, most: int = MOST) -> list[str]:
+    """The estimators a plot shows: all, or where they are too many the ends of every family."""
+    members = families(frame)
+    if len(members) <= most:
+        return [str(name) for name in members.index]
+    kept: list[str] = []
+    for group in dict.fromkeys(members):
+        kin = [str(name) for name in members.index[members == group]]
+        kept += kin if len(kin) <= FEW else [kin[0], kin[-1]]
+    return kept
+
+
+def natural(text: str) -> tuple[tuple[float, str], ...]:
+    """A sort key under which N=4 stands before N=16."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return tuple((float(p), "") if p[:1].isdigit() else (-1.0, p) for p in parts)

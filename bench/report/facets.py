@@ -1,0 +1,125 @@
+"""A facet is what may stand in one table: the same world, reward, latents and judge for every row.
+
+Rows of different facets answer different questions and are never compared.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+COORDINATES = ("suite", "world", "reward", "latents", "pairing", "group", "grid", "estimand")
+RUN = ("quick", "seed", "dtype", "device")  # one store may hold several; they don't mix either
+CELL = ("suite", "world", "reward", "latents", "pairing", "group", "grid")  # known of failures too
+
+WORDS = {
+    ("latents", "data"): "noised clean latents",
+    ("latents", "sampler"): "latents from the sampler on its way",
+    ("pairing", "own"): "each with its own prompt",
+    ("pairing", "mismatched"): "each with another prompt than its own",
+    ("group", "independent"): "ranked among independent latents of a prompt",
+    ("group", "siblings"): "ranked among siblings of one sampler step",
+    ("grid", "plain"): "noise levels as they are",
+    ("grid", "snr"): "noise levels matched by signal-to-noise ratio to a 128 x 128 latent",
+    ("quick", True): "shortened run",
+}
+POSTERIORS = {
+    "prompt": "given the noisy latent and the prompt",
+    "data": "given the noisy latent alone",
+}
+
+
+class Facet(NamedTuple):
+    """One comparison.
+
+    Attributes:
+        title: What is valued, short enough for a heading.
+        about: The rest of the coordinates in words.
+        slug: For file names and anchors; unique within a frame.
+        frame: Its rows.
+        failures: Its cells without rows.
+    """
+
+    title: str
+    about: str
+    slug: str
+    frame: pd.DataFrame
+    failures: list[Mapping[str, Any]]
+
+
+def split(frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]] = ()) -> list[Facet]:
+    """The facets of a frame, in order of first appearance.
+
+    Args:
+        frame: Rows of results.
+        failures: Cells without a result: cell, suite, the coordinates of a cell, status, reason.
+            One whose coordinates match no row belongs to no facet.
+    """
+    if frame.empty:
+        return []
+    keys = [*COORDINATES, *(name for name in RUN if frame[name].nunique() > 1)]
+    several = [name for name in keys if frame[name].nunique() > 1]
+    facets = []
+    for values, rows in frame.groupby(keys, sort=False, dropna=False):
+        at = dict(zip(keys, values, strict=True))
+        mine = [f for f in failures if all(f[name] == at[name] for name in CELL)]
+        slug = f"facet-{len(facets) + 1}"
+        facets.append(Facet(_title(at, several), _about(at), slug, comparable(rows), mine))
+    return facets
+
+
+def comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows measured on the same latents, by noise level; others are dropped.
+
+    Of several sets of latents the one most rows share stays.
+    """
+    shared = rows.groupby("sigma")["z_digest"].transform(lambda d: d.mode().iloc[0])
+    return rows[rows["z_digest"] == shared].reset_index(drop=True)
+
+
+def strangers(frame: pd.DataFrame) -> list[str]:
+    """One line for every row that `comparable` leaves out of its facet."""
+    if frame.empty:
+        return []
+    keys = [*COORDINATES, *RUN]
+    lines = []
+    for _, rows in frame.groupby(keys, sort=False, dropna=False):
+        left_out = rows[~rows.index.isin(_kept(rows))]
+        lines += [
+            f"{row.estimator} at sigma {row.sigma:g} (cell {row.cell}) was measured on other "
+            f"latents than the rest of its table and is left out"
+            for row in left_out.itertuples()
+        ]
+    return lines
+
+
+def _kept(rows: pd.DataFrame) -> pd.Index:
+    shared = rows.groupby("sigma")["z_digest"].transform(lambda d: d.mode().iloc[0])
+    return rows.index[rows["z_digest"] == shared]
+
+
+def estimand(text: str) -> str:
+    """`mean | prompt` in words."""
+    value, _, posterior = (part.strip() for part in text.partition("|"))
+    if value.startswith("soft"):
+        value = f"soft value of the reward (lambda {value.removeprefix('soft(').rstrip(')')})"
+    else:
+        value = f"{value} reward"
+    return f"{value} {POSTERIORS.get(posterior, f'under {posterior}')}"
+
+
+def _title(at: Mapping[str, Any], several: list[str]) -> str:
+    """Reward and estimand, and whatever else tells this facet from the frame's others."""
+    title = f"{at['reward']} reward, {at['estimand']}"
+    marks = [
+        f"{name} {at[name]}" for name in several if name not in {"reward", "estimand", "quick"}
+    ]
+    if "quick" in several and at["quick"]:
+        marks.append("quick")
+    return title[0].upper() + title[1:] + (f" ({', '.join(marks)})" if marks else "")
+
+
+def _about(at: Mapping[str, Any]) -> str:
+    names = ("latents", "pairing", "group", "grid")
+    parts = [WORDS.get((name, at[name]), f"{name} {at[name]}") for name in names]
+    return f"{at['world'].capitalize()} world: the {estimand(at['estimand'])}; {', '.join(parts)}."

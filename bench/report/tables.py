@@ -1,0 +1,195 @@
+"""Tables of a frame: for reading (md, tex, text) rounded by their intervals, for machines (csv) not.
+
+One table a facet, one row per noise level and estimator.  A missing number is a dash, a failed
+cell stands in its place with its status.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.report import numbers, trust
+from bench.report.estimators import order
+from bench.report.facets import Facet, split
+from bench.report.numbers import MISSING
+from bench.report.typeset import latex, markdown
+
+Failures = Iterable[Mapping[str, Any]]
+Cell = Callable[[Mapping[str, Any]], str]
+
+CALLS = ("velocity", "trunk", "blocks", "decode", "reward", "tail")
+SHOWN: dict[str, Cell] = {  # heading to text of a row
+    "target": lambda row: str(row["target"]),
+    "bias": lambda row: numbers.of(row, "bias"),
+    "variance": lambda row: numbers.plain(row["variance"]),
+    "RMSE": lambda row: numbers.of(row, "rmse"),
+    "offset-free RMSE": lambda row: numbers.plain(row["rmse_centred"]),
+    "skill": lambda row: numbers.of(row, "skill", 3),
+    "Spearman": lambda row: numbers.fixed(row["spearman"]),
+    "pairwise": lambda row: numbers.fixed(row["pairwise"]),
+    "regret": lambda row: numbers.plain(row["regret"], 2),
+    "gradient cosine": lambda row: numbers.fixed(row["gradient_cosine"]),
+    "gradient error": lambda row: numbers.plain(row["gradient_error"], 2),
+    "time per value": lambda row: numbers.seconds(row["seconds"]),
+    "peak memory": lambda row: numbers.size(row["peak_live_bytes"]),
+    "calls per value": lambda row: calls(row),
+}
+TEX_PARTS = {  # a page is narrower than the table
+    "accuracy": ("bias", "RMSE", "offset-free RMSE", "skill", "against constant", "against best"),
+    "use and cost": (
+        "Spearman", "pairwise", "regret", "gradient cosine", "time per value", "peak memory",
+    ),
+}  # fmt: skip
+AGAINST = {-1: "better", 0: "same", 1: "worse"}
+
+
+def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
+    """The table of one facet, as text.
+
+    Args:
+        frame: Rows of one facet.
+        failures: Its failed cells.
+
+    Returns:
+        Columns sigma, estimator, those of `SHOWN`, and two verdicts on the MSE: "against constant"
+        (better, same, worse) and "against best" (best, same, worse).  A difference counts when it
+        is clear (`trust.against`); else the two are the same as far as this run can tell.
+    """
+    verdicts = _verdicts(frame)
+    sigmas = sorted(frame["sigma"].unique())
+    failed = {str(f["estimator"]): f for f in failures}
+    rows = {(row["sigma"], row["estimator"]): row for row in frame.to_dict("records")}
+    names = order(frame) + [name for name in failed if name not in set(frame["estimator"])]
+    out = []
+    for sigma in sigmas:
+        for name in names:
+            place = {"sigma": f"{sigma:g}", "estimator": name}
+            if (row := rows.get((sigma, name))) is not None:
+                shown = {heading: text(row) for heading, text in SHOWN.items()}
+                out.append(place | shown | verdicts[sigma, name])
+            elif name in failed:
+                why = failed[name]
+                out.append(place | {"estimator": f"{name} ({why['status']})", "target": why["reason"]})
+    columns = ["sigma", "estimator", *SHOWN, "against constant", "against best"]
+    return pd.DataFrame(out, columns=columns, dtype=object).fillna(MISSING)
+
+
+def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The answer for one facet, as text: whom to trust at each noise level, at what cost."""
+    out = []
+    for row in trust.trust(frame).to_dict("records"):
+        others = [name for name in row["as_good"] if name != row["recommended"]]
+        time = (row["seconds"], row["seconds_lo"], row["seconds_hi"])
+        out.append({
+            "sigma": f"{row['sigma']:g}",
+            "trust": row["recommended"],
+            "RMSE": numbers.of(row, "rmse"),
+            "skill": numbers.of(row, "skill", 3),
+            "time per value": numbers.seconds_interval(*time),
+            "cost / Tweedie": numbers.times(row["cost"]),
+            "lowest RMSE": f"{row['best']} ({numbers.plain(row['best_rmse'])})",
+            "as good, but dearer": ", ".join(others) or MISSING,
+            "detectable skill gap": numbers.plain(row["detectable"], 2),
+        })  # fmt: skip
+    return pd.DataFrame(out, dtype=object)
+
+
+def calls(row: Mapping[str, Any]) -> str:
+    """What one value asks of the models: `512 velocity, 16 decode, 16 reward`."""
+    made = {kind: row[f"calls_{kind}"] for kind in CALLS}
+    if all(pd.isna(number) for number in made.values()):
+        return MISSING
+    if not pd.isna(made["velocity"]) and made["velocity"] > 0 and not made["trunk"]:
+        made["blocks"] = 0  # a velocity runs them all
+    shown = [f"{n:g} {kind}" for kind, n in made.items() if not pd.isna(n) and n > 0]
+    return ", ".join(shown) or "none"
+
+
+def text(frame: pd.DataFrame, failures: Failures = ()) -> str:
+    """For a terminal: RMSE of every estimator and noise level, and seconds per value."""
+    parts = [_block(facet) for facet in split(frame, failures)]
+    note = "RMSE \u00b1 95 %; * lowest, ~ as good (not clearly worse); time per value"
+    return "\n\n".join([*parts, note]) + "\n" if parts else "no results\n"
+
+
+def write(frame: pd.DataFrame, folder: Path, failures: Failures = ()) -> list[Path]:
+    """Write all tables: values and trust as md and tex, and values.csv with every digit.
+
+    Returns:
+        The files, in the order written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    facets = split(frame, failures)
+    plain = frame[[name for name in frame.columns if not str(name).endswith("_by_prompt")]]
+    files = {
+        "values.csv": plain.to_csv(index=False, lineterminator="\n"),
+        "values.md": _document(facets, lambda f: markdown(value_table(f.frame, f.failures))),
+        "trust.md": _document(facets, lambda f: markdown(trust_table(f.frame))),
+        "values.tex": "\n".join(_tex(facet) for facet in facets),
+        "trust.tex": "\n".join(latex(trust_table(f.frame), f.title) for f in facets),
+    }
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / name for name in files]
+
+
+def _document(facets: Iterable[Facet], table: Callable[[Facet], str]) -> str:
+    return "\n".join(f"## {f.title}\n\n{f.about}\n\n{table(f)}" for f in facets)
+
+
+def _tex(facet: Facet) -> str:
+    table = value_table(facet.frame, facet.failures)
+    return "\n".join(
+        latex(table[["sigma", "estimator", *columns]], f"{facet.title}: {part}")
+        for part, columns in TEX_PARTS.items()
+    )
+
+
+def _verdicts(frame: pd.DataFrame) -> dict[tuple[float, str], dict[str, str]]:
+    """Both verdicts of every row; a dash where a row is not compared."""
+    measured, judges = frame[frame["mse"].notna()], trust.best(frame)
+    out = {
+        (row.sigma, row.estimator): {"against constant": MISSING, "against best": MISSING}
+        for row in frame.itertuples()
+    }
+    tests = {
+        "against constant": trust.against(measured, trust.constants(measured)),
+        "against best": trust.against(trust.candidates(frame), judges),
+    }
+    for heading, table in tests.items():
+        for row in table.itertuples():
+            out[row.sigma, row.estimator][heading] = AGAINST[row.clear]
+    for row in judges.itertuples():
+        out[row.sigma, row.estimator]["against best"] = "best"
+    return out
+
+
+def _block(facet: Facet, per_line: int = 5) -> str:
+    frame = facet.frame
+    table, names = _verdicts(frame), order(frame)
+    rows = {(row["sigma"], row["estimator"]): row for row in frame.to_dict("records")}
+    sigmas = sorted(frame["sigma"].unique())
+    marks = {"best": "*", "same": "~"}
+    width = max(len(name) for name in [*names, *(str(f["estimator"]) for f in facet.failures)])
+    lines = [facet.title]
+    for first in range(0, len(sigmas), per_line):
+        part = sigmas[first : first + per_line]
+        heads = "".join(f"{f'sigma {sigma:g}':>16} " for sigma in part)
+        lines.append(f"{'':{width}}{heads}{'time':>9}")
+        for name in names:
+            cells = []
+            for sigma in part:
+                row = rows.get((sigma, name))
+                shown = MISSING if row is None else numbers.margin(*_triple(row, "rmse"))
+                mark = "" if row is None else marks.get(table[sigma, name]["against best"], "")
+                cells.append(f"{shown:>16}{mark or ' '}")
+            time = frame.loc[frame["estimator"] == name, "seconds"].median()
+            lines.append(f"{name:{width}}{''.join(cells)}{numbers.seconds(time):>9}")
+    lines += [f"{f['estimator']:{width}}  {f['status']}: {f['reason']}" for f in facet.failures]
+    return "\n".join(lines)
+
+
+def _triple(row: Mapping[str, Any], metric: str) -> tuple[float, float, float]:
+    return row[metric], row[f"{metric}_lo"], row[f"{metric}_hi"]

@@ -1,0 +1,139 @@
+"""Names in suites: a registry's key, `file.py:build`, or `package:build`, and their settings.
+
+Wherever a suite takes a name, a stranger's file does as well: a suite needs nothing registered.
+"""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+Build = Callable[..., Any]
+
+
+class UnknownName(ValueError):
+    """A name nobody knows; the message lists the known ones and suggests the nearest."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}: expected one of {', '.join(known)}{hint}")
+
+
+def resolve(name: str, registry: Mapping[str, Build], kind: str) -> Build:
+    """The build function a name stands for.
+
+    Args:
+        name: A key of the registry, `path/to/file.py:build`, or `package.module:build`; of a file
+            or package without `:build`, its `build`.
+        registry: Known names.
+        kind: What it is, for messages: "estimator", "world" ...
+
+    Raises:
+        UnknownName: if the name is none of these.
+        ValueError: if the file or module cannot be loaded or lacks the function.
+    """
+    if name in registry:
+        return registry[name]
+    where, _, attribute = name.partition(":")
+    if not (attribute or where.endswith(".py")):
+        raise UnknownName(kind, name, registry)
+    module = load_file(Path(where), kind) if where.endswith(".py") else _import(where, kind)
+    attribute = attribute or "build"
+    if not callable(getattr(module, attribute, None)):
+        raise ValueError(f"expected a function {attribute!r} in {where}, found none")
+    return getattr(module, attribute)
+
+
+def load_file(path: Path, kind: str) -> ModuleType:
+    """A module from a file of its own, loaded once per path.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"expected the file of {kind} {path.stem!r} at {path}, found none")
+    name = f"stitchbench_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None  # noqa: PT018 - a .py file has both
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def _import(module: str, kind: str) -> ModuleType:
+    """A module of an installed package."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"expected a module {module!r} for {kind}, found none: {error}") from None
+
+
+def source_digest(name: str) -> str | None:
+    """Digest of a user's file, so that a changed file is another cell; None for what is ours."""
+    where = name.partition(":")[0]
+    if not where.endswith(".py"):
+        return None
+    return hashlib.sha256(Path(where).expanduser().read_bytes()).hexdigest()[:16]
+
+
+def complete(build: Build, given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """All settings of a build: the given ones, checked, and its own defaults.
+
+    Settings are the keyword-only parameters.
+
+    Args:
+        build: The function.
+        given: Settings from a suite.
+        what: Whose they are, for messages.
+
+    Raises:
+        UnknownName: for a setting the build does not have.
+        ValueError: for a value of the wrong type, or a setting that is missing.
+    """
+    known = {
+        p.name: p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
+    for name in given:
+        if name not in known:
+            raise UnknownName(f"setting of {what}", name, known)
+    settings = {}
+    for name, parameter in known.items():
+        if name in given:
+            settings[name] = _checked(given[name], parameter.annotation, f"{what}: {name}")
+        elif parameter.default is parameter.empty:
+            raise ValueError(f"{what}: expected a setting {name!r}, got none")
+        else:
+            settings[name] = parameter.default
+    return settings
+
+
+def _checked(value: Any, annotation: Any, what: str) -> Any:
+    """A value of the annotated type.
+
+    Raises:
+        ValueError: saying what was expected and what came.
+    """
+    if annotation is inspect.Parameter.empty:
+        return value
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise ValueError(f"{what}: {message[0].lower()}{message[1:]}, got {value!r}") from None

@@ -1,0 +1,158 @@
+"""Running cells: in this process, or in a fresh one each; every attempt ends as a record.
+
+`python -m bench.run CELL.json ATTEMPT_FOLDER STORE DEVICE` measures one cell: what the parent
+starts for suites with `isolation: process`.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.cell import SCHEMA, Cell
+from bench.store import RECORD, Store
+
+IMPORTED = time.perf_counter()  # in a fresh process, when the interpreter came this far
+CELL = "cell.json"
+LOG = "log.txt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a runner tells while it works.
+
+    Attributes:
+        cell: The cell at work or just ended.
+        index: Its number among those to run, from 0.
+        total: How many there are to run.
+        status: None while it works, then "ok" or "error".
+        reason: Why it failed.
+        seconds: How long it took.
+    """
+
+    cell: Cell
+    index: int
+    total: int
+    status: str | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+
+
+def run(
+    cells: Sequence[Cell],
+    store: Store,
+    *,
+    isolation: Literal["inline", "process"] = "process",
+    device: str = "cpu",
+    tell: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, int]:
+    """Run the cells that the store lacks.
+
+    A failed cell is recorded with its reason and the others go on.
+
+    Returns:
+        How many cells are `ok`, `error`, or were there `before`.
+
+    Raises:
+        ValueError: if the store cannot be written to.
+        KeyboardInterrupt: passed on; finished cells are safe, the one at work is lost.
+    """
+    store.prepare()
+    done = store.done()
+    missing = [cell for cell in cells if cell.id not in done]
+    counts = {"ok": 0, "error": 0, "before": len(cells) - len(missing)}
+    for index, cell in enumerate(missing):
+        tell(Progress(cell, index, len(missing)))
+        start = time.perf_counter()
+        attempt = store.begin(cell.id)
+        if isolation == "process":
+            status, reason = _spawn(cell, attempt, store, device)
+        else:
+            status, reason = measure(cell, attempt, store, device, isolation)
+        counts[status] += 1
+        spent = time.perf_counter() - start
+        tell(Progress(cell, index, len(missing), status, reason, spent))
+    return counts
+
+
+def measure(
+    cell: Cell,
+    attempt: Path,
+    store: Store,
+    device: str,
+    isolation: Literal["inline", "process"],
+    start: float | None = None,
+) -> tuple[str, str | None]:
+    """Run one cell here and record what came of it: its status, and why it failed.
+
+    Args:
+        cell: The cell.
+        attempt: Its attempt's folder.
+        store: Where the record goes.
+        device: Where to run.
+        isolation: How it is run, for the record.
+        start: When its process began, if it has one of its own (`time.perf_counter`).
+    """
+    from bench.environment import environment  # noqa: PLC0415 - imports torch
+    from bench.tasks import TASKS, Outcome  # noqa: PLC0415
+
+    began = time.perf_counter()
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        **cell.model_dump(mode="json"),
+        "id": cell.id,
+        "isolation": isolation,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(device),
+    }
+    outcome, status, reason = Outcome(), "ok", None
+    try:
+        outcome = TASKS[cell.spec.task](cell.spec, device)
+    except Exception as error:
+        status, reason = "error", f"{type(error).__name__}: {error}"
+        (attempt / LOG).write_text(traceback.format_exc())
+    phases = outcome.phases | {"start": 0.0 if start is None else began - start}
+    record |= {
+        "status": status,
+        "reason": reason,
+        "rows": outcome.rows,
+        "phases": phases,
+        "wall_seconds": time.perf_counter() - (began if start is None else start),
+    }
+    store.write(attempt, record, outcome.arrays)
+    return status, reason
+
+
+def _spawn(cell: Cell, attempt: Path, store: Store, device: str) -> tuple[str, str | None]:
+    """Run one cell in a fresh process."""
+    (attempt / CELL).write_text(cell.model_dump_json(indent=1))
+    command = [sys.executable, "-m", "bench.run", str(attempt), str(store.path), device]
+    with (attempt / LOG).open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+    if (attempt / RECORD).is_file():
+        record = json.loads((attempt / RECORD).read_bytes())
+        return record["status"], record["reason"]
+    tail = (attempt / LOG).read_text(errors="replace").strip().splitlines()[-1:]
+    return "error", f"its process ended with code {code}: {' '.join(tail)}"
+
+
+def _main(arguments: Sequence[str]) -> None:
+    """Measure the cell of an attempt's folder in this process."""
+    attempt, store, device = Path(arguments[0]), Store(arguments[1]), arguments[2]
+    cell = Cell.model_validate_json((attempt / CELL).read_text())
+    measure(cell, attempt, store, device, "process", start=IMPORTED)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

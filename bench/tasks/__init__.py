@@ -1,0 +1,10 @@
+"""Measurement protocols by name: each turns a specification into rows and arrays."""
+
+from bench.tasks import value
+from bench.tasks.outcome import Outcome, Phases
+
+TASKS = {
+    "value": value.run,
+}
+
+__all__ = ["TASKS", "Outcome", "Phases"]

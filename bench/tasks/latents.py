@@ -1,0 +1,146 @@
+"""The noisy latents on which every estimator of a suite is asked, the same for all of them.
+
+Each latent has a stream of its own, named by seed, prompt, group and member, so it is the same
+whatever the estimator, the batch size, or how many others there are.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bench.cell import Protocol
+from stitchvm.backbone import NULL
+from stitchvm.path import match_snr, noise, time_grid
+from stitchvm.reward import Reward
+from stitchvm.sample import NU, Sde, sample
+from stitchvm.streams import Streams, derive
+from stitchvm.world import World
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents at one noise level, prompt-major: B = P x G x M.
+
+    Attributes:
+        z_t: (B, *latent).
+        t: Their time, ().
+        c: Their prompts.
+        realised: Realised clean rewards, (B,).
+        realises: The posterior that the realised rewards follow.
+        keys: Names of the rows, from which their streams derive.
+    """
+
+    z_t: Tensor
+    t: Tensor
+    c: list[str]
+    realised: Tensor
+    realises: str
+    keys: list[tuple[str, int, int]]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of z_t, first 16 hex digits."""
+        data = self.z_t.detach().cpu().contiguous().numpy().tobytes()
+        return hashlib.sha256(data).hexdigest()[:16]
+
+
+def actual(sigma: float, protocol: Protocol, world: World) -> float:
+    """The noise level on this world's latents: matched by signal-to-noise on the snr grid."""
+    if protocol.grid == "plain":
+        return sigma
+    _, height, width = world.backbone.latent
+    return match_snr(sigma, height * width)
+
+
+@torch.no_grad()
+def make(world: World, reward: Reward, protocol: Protocol, sigma: float, seed: int) -> Latents:
+    """Latents of the protocol at a noise level, made in batches.
+
+    Raises:
+        ValueError: if the world has fewer prompts than the protocol asks for.
+    """
+    if protocol.prompts > len(world.prompts):
+        raise ValueError(
+            f"expected at most {len(world.prompts)} prompts in world {world.name!r}, "
+            f"got {protocol.prompts}"
+        )
+    keys = [
+        (c, group, member)
+        for c in world.prompts[: protocol.prompts]
+        for group in range(protocol.groups)
+        for member in range(protocol.members)
+    ]
+    level = actual(sigma, protocol, world)
+    maker = _Maker(world, reward, protocol, level, seed)
+    parts = [
+        maker.make(keys[first : first + protocol.batch])
+        for first in range(0, len(keys), protocol.batch)
+    ]
+    return Latents(
+        z_t=torch.cat([z_t for z_t, _ in parts]),
+        t=torch.tensor(level).to(parts[0][0]),
+        c=[c for c, _, _ in keys],
+        realised=torch.cat([r for _, r in parts]),
+        realises=maker.realises,
+        keys=keys,
+    )
+
+
+class _Maker:
+    """Makes latents at one noise level and finishes them."""
+
+    def __init__(
+        self, world: World, reward: Reward, protocol: Protocol, level: float, seed: int
+    ) -> None:
+        self.world, self.reward, self.protocol, self.seed = world, reward, protocol, seed
+        self.level = level
+        self.from_data = protocol.latents == "data"
+        self.siblings = protocol.group == "siblings"
+        self.start = min(1.0, level + 1 / protocol.steps) if self.siblings else level
+        self.sampler = Sde(world.backbone.velocity, NU[protocol.kernel])
+        self.finish_steps = max(1, round(protocol.steps * level))
+
+    @property
+    def realises(self) -> str:
+        """What the realised rewards are draws of."""
+        if self.from_data and not self.siblings:
+            return "prompt" if self.protocol.pairing == "own" else "data"
+        prompt = "" if self.protocol.pairing == "own" else ", null prompt"
+        return f"{self.protocol.kernel}, {self.finish_steps} steps{prompt}"
+
+    def make(self, keys: list[tuple[str, int, int]]) -> tuple[Tensor, Tensor]:
+        """Latents (b, *latent) and realised rewards (b,) of some rows."""
+        c = [key[0] for key in keys]
+        seen = c if self.protocol.pairing == "own" else [NULL] * len(c)
+        own = Streams(derive(self.seed, "latent", *key) for key in keys)
+        shared = Streams(derive(self.seed, "latent", *key[:2]) for key in keys)
+        first = shared if self.siblings else own  # siblings descend from one parent
+        eps = first.child("eps").normal(self._like(len(keys)))
+        z_0 = self.world.draw(seen, first.child("z_0")) if self.from_data else None
+        start = torch.tensor(self.start).to(eps)
+        if z_0 is not None:
+            z_t = noise(z_0, start, eps)
+        else:
+            z_t = self._walk(eps, 1.0, self.start, seen, first.child("walk"))
+        if self.siblings:
+            level = torch.tensor(self.level).to(eps)
+            kernel = self.sampler.transition(z_t, start, level, seen)
+            z_t = kernel.draw(own.child("sibling"))
+        if z_0 is None or self.siblings:
+            z_0 = self._walk(z_t, self.level, 0.0, seen, own.child("finish"))
+        return z_t, self.reward(self.world.backbone.decode(z_0), c)
+
+    def _like(self, rows: int) -> Tensor:
+        """An empty tensor of the latents' shape, dtype and device."""
+        weights = next(t for t in self.world.backbone.state_dict().values())
+        return weights.new_empty(rows, *self.world.backbone.latent)
+
+    def _walk(self, z: Tensor, start: float, stop: float, c: list[str], rng: Streams) -> Tensor:
+        """Latents taken from one time to an earlier one by the protocol's sampler."""
+        if start <= stop:
+            return z
+        steps = max(1, round(self.protocol.steps * (start - stop)))
+        begin = torch.tensor(start).to(z)
+        return sample(self.sampler, z, time_grid(steps, begin, stop), c, rng)

@@ -1,0 +1,1 @@
+"""StitchVM, and the nouns that value estimators and alignment algorithms plug into."""

@@ -1,0 +1,70 @@
+"""Backbone: a frozen latent generator that can stop after i blocks and go on from there.
+
+trunk(z_t, t, i, c).features = u^{<=i}(z_t)         the left half of Eq. 6
+resume(trunk(z_t, t, i, c)) == velocity(z_t, t, c)
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+Prompts = Sequence[str]
+Velocity = Callable[[Tensor, Tensor, Prompts], Tensor]
+
+NULL = ""  # the null prompt: no text, the data distribution as a whole
+
+
+@dataclass(frozen=True)
+class State:
+    """A velocity computed as far as block i.
+
+    Attributes:
+        features: Output of block i as a map, (B, C, H, W).
+        i: Blocks run so far.
+        z_t: The latents it came from, (B, *latent).
+        t: Their times, () or (B,).
+        c: Their prompts, or None for the null prompt.
+        hidden: Whatever the backbone needs to go on; nobody else's business.
+    """
+
+    features: Tensor
+    i: int
+    z_t: Tensor
+    t: Tensor
+    c: Prompts | None
+    hidden: Any
+
+
+class Backbone(nn.Module, ABC):
+    """A latent generator: its velocity, its first blocks, and its decoder.
+
+    Attributes:
+        latent: Shape of one latent, (C, H, W).
+        depth: Number of blocks.
+    """
+
+    latent: tuple[int, ...]
+    depth: int
+
+    @abstractmethod
+    def velocity(self, z_t: Tensor, t: Tensor, c: Prompts) -> Tensor:
+        """The velocity u(z_t, t | c), (B, *latent)."""
+
+    @abstractmethod
+    def trunk(self, z_t: Tensor, t: Tensor, i: int, c: Prompts | None = None) -> State:
+        """The state after i blocks, 1 <= i <= depth, and no more; differentiable in z_t."""
+
+    @abstractmethod
+    def resume(self, state: State) -> Tensor:
+        """The rest of the velocity from a state, (B, *latent)."""
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents z_0 of images x."""
+
+    @abstractmethod
+    def decode(self, z_0: Tensor) -> Tensor:
+        """Images of clean latents, differentiable."""

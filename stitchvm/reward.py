@@ -1,0 +1,53 @@
+"""Reward: a frozen model of clean images that can be entered at block j.
+
+    r(x, c) = score(tail(head(x, j), j).embedding, c)       the same for EVERY j
+
+`tail` is r^{>=j}, the right half of Eq. 6.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from stitchvm.backbone import Prompts
+
+
+class Hidden(NamedTuple):
+    """What enters block j: a map (B, C, H, W), and the [CLS] token (B, C) of a ViT at j >= 2."""
+
+    map: Tensor
+    cls: Tensor | None = None
+
+
+class Features(NamedTuple):
+    """What leaves the last block: tokens (B, L, D) and the embedding (B, D') they pool to."""
+
+    tokens: Tensor
+    embedding: Tensor
+
+
+class Reward(nn.Module, ABC):
+    """A reward model on clean images.
+
+    Attributes:
+        depth: Number of blocks.
+    """
+
+    depth: int
+
+    @abstractmethod
+    def head(self, x: Tensor, j: int) -> Hidden:
+        """What enters block j, r^{<=j-1}(x), for 1 <= j <= depth (j = 1: the patch embedding)."""
+
+    @abstractmethod
+    def tail(self, h: Hidden, j: int) -> Features:
+        """Blocks j to the end, r^{>=j}; at j = 1 it adds [CLS], positions and pre-norm itself."""
+
+    @abstractmethod
+    def score(self, e: Tensor, c: Prompts) -> Tensor:
+        """The reward (B,) of embeddings (B, D') under their prompts."""
+
+    def forward(self, x: Tensor, c: Prompts) -> Tensor:
+        """The reward r(x, c) of clean images, (B,), differentiable in x."""
+        return self.score(self.tail(self.head(x, 1), 1).embedding, c)

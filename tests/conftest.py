@@ -1,0 +1,20 @@
+"""Command-line options: tests marked `slow` or `gpu` run only when asked for."""
+
+import pytest
+
+OPT_IN = ("slow", "gpu")
+
+
+def pytest_addoption(parser):
+    for mark in OPT_IN:
+        parser.addoption(f"--{mark}", action="store_true", help=f"run tests marked {mark}")
+
+
+def pytest_collection_modifyitems(config, items):
+    for mark in OPT_IN:
+        if config.getoption(f"--{mark}"):
+            continue
+        skip = pytest.mark.skip(reason=f"needs --{mark}")
+        for item in items:
+            if item.get_closest_marker(mark):
+                item.add_marker(skip)
