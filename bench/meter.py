@@ -157,7 +157,7 @@ def peak_bytes(
     """Peak memory of one call, by every meaning the device offers; absent ones are None.
 
     Args:
-        call: What to measure; on a CPU it runs twice, once for each number.
+        call: What to measure; it runs once.
         device: Where it runs.
         standing: Weights and inputs, which are not counted as live.
     """
@@ -174,11 +174,9 @@ def peak_bytes(
             "allocated": allocated,
             "reserved": torch.cuda.max_memory_reserved(device),
         }
-    live = Live(standing)
+    live, reset = Live(standing), reset_high_water_mark()
     with live:
         call()
-    reset = reset_high_water_mark()
-    call()
     mark = high_water_mark() if reset else None
     return {"live": live.peak, "process": mark, "allocated": None, "reserved": None}
 

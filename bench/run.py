@@ -1,7 +1,8 @@
 """Running cells: in this process, or in a fresh one each; every attempt ends as a record.
 
-`python -m bench.run CELL.json ATTEMPT_FOLDER STORE DEVICE` measures one cell: what the parent
-starts for suites with `isolation: process`.
+`python -m bench.run ATTEMPT_FOLDER STORE DEVICE START` measures the cell of an attempt's folder:
+what the parent starts for suites with `isolation: process`.  START is the parent's monotonic clock,
+which processes share, so that a record knows what interpreter and imports cost.
 """
 
 import json
@@ -18,7 +19,6 @@ from typing import Any, Literal
 from bench.cell import SCHEMA, Cell
 from bench.store import RECORD, Store
 
-IMPORTED = time.perf_counter()  # in a fresh process, when the interpreter came this far
 CELL = "cell.json"
 LOG = "log.txt"
 
@@ -97,12 +97,12 @@ def measure(
         store: Where the record goes.
         device: Where to run.
         isolation: How it is run, for the record.
-        start: When its process began, if it has one of its own (`time.perf_counter`).
+        start: When its process was started, if it has one of its own (`time.monotonic`).
     """
     from bench.environment import environment  # noqa: PLC0415 - imports torch
     from bench.tasks import TASKS, Outcome  # noqa: PLC0415
 
-    began = time.perf_counter()
+    began = time.monotonic()
     record: dict[str, Any] = {
         "schema": SCHEMA,
         **cell.model_dump(mode="json"),
@@ -123,7 +123,7 @@ def measure(
         "reason": reason,
         "rows": outcome.rows,
         "phases": phases,
-        "wall_seconds": time.perf_counter() - (began if start is None else start),
+        "wall_seconds": time.monotonic() - (began if start is None else start),
     }
     store.write(attempt, record, outcome.arrays)
     return status, reason
@@ -132,7 +132,8 @@ def measure(
 def _spawn(cell: Cell, attempt: Path, store: Store, device: str) -> tuple[str, str | None]:
     """Run one cell in a fresh process."""
     (attempt / CELL).write_text(cell.model_dump_json(indent=1))
-    command = [sys.executable, "-m", "bench.run", str(attempt), str(store.path), device]
+    start = str(time.monotonic())
+    command = [sys.executable, "-m", "bench.run", str(attempt), str(store.path), device, start]
     with (attempt / LOG).open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
@@ -149,9 +150,9 @@ def _spawn(cell: Cell, attempt: Path, store: Store, device: str) -> tuple[str, s
 
 def _main(arguments: Sequence[str]) -> None:
     """Measure the cell of an attempt's folder in this process."""
-    attempt, store, device = Path(arguments[0]), Store(arguments[1]), arguments[2]
-    cell = Cell.model_validate_json((attempt / CELL).read_text())
-    measure(cell, attempt, store, device, "process", start=IMPORTED)
+    attempt, store, device, start = arguments
+    cell = Cell.model_validate_json((Path(attempt) / CELL).read_text())
+    measure(cell, Path(attempt), Store(store), device, "process", start=float(start))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     axes multiply:   {estimator: [tweedie, constant], reward: [linear, sigmoid]}     4 cells
     bundles zip:     an axis whose values are mappings sets several fields at once
-    include / exclude: cells added to, or dropped from, the grid
+    include:         further grids, over the defaults; in them lists multiply
+    exclude:         cells dropped: those that match all fields of an entry
 
 Values of `world` and `estimator` are names, or mappings with `build`, an optional `name`, and
 settings.  Fields are those of the protocol plus world, reward, estimator.
@@ -42,7 +43,7 @@ class Suite(Model):
         seed: Of everything.
         defaults: Field values every cell starts from.
         axes: Name to values; see above.
-        include: Further cells, each a mapping of fields over the defaults.
+        include: Further grids over the defaults: mappings of fields, where lists multiply.
         exclude: Mappings; a cell that matches all fields of one is dropped.
         quick: Field values of `--quick`, over everything.
     """
@@ -118,20 +119,29 @@ def combinations(suite: Suite, changes: Mapping[str, list[Any]], *, quick: bool)
     axes = {**suite.axes, **changes}
     for name in changes:
         _known(name)
-    choices = [[_bundle(name, value) for value in values] for name, values in axes.items()]
+    choices = [[_bundle(name, v) for v in values] for name, values in axes.items()]
     fixed = suite.defaults
     shortened = suite.quick if quick else {}
     _known(*fixed, *shortened)
-    grid = [dict(fixed) | _merged(parts) for parts in itertools.product(*choices)]
+    grid = [fixed | _merged(parts) for parts in itertools.product(*choices)] if axes else []
     for extra in suite.include:
         _known(*extra)
-        pinned = {name: values[0] for name, values in changes.items() if len(values) == 1}
-        grid.append(fixed | extra | pinned)
+        lists = {k: v if _lists(k, v) else [v] for k, v in extra.items()} | changes
+        grid += [
+            fixed | dict(zip(lists, values, strict=True))
+            for values in itertools.product(*lists.values())
+        ]
     for rule in suite.exclude:
         _known(*rule)
     for fields in grid:
         if not any(_matches(fields, rule) for rule in suite.exclude):
             yield fields | shortened
+
+
+def _lists(field: str, value: Any) -> bool:
+    """Whether a value of an included grid stands for several: sigmas are one list."""
+    several = isinstance(value, list)
+    return several and (field != "sigmas" or any(isinstance(v, list) for v in value))
 
 
 def _bundle(axis: str, value: Any) -> dict[str, Any]:

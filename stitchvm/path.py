@@ -117,7 +117,7 @@ def time_grid(
         shift: s above.
 
     Returns:
-        Times, (steps + 1,) or (steps + 1, B), in the dtype of start.
+        Times, (steps + 1,) or (steps + 1, B), in the dtype of start (float64 for a number).
 
     Raises:
         ValueError: if steps < 1, shift <= 0, or not 0 <= stop < start <= 1.
@@ -126,7 +126,8 @@ def time_grid(
         raise ValueError(f"expected steps >= 1, got {steps}")
     if shift <= 0:
         raise ValueError(f"expected shift > 0, got {shift}")
-    start = torch.as_tensor(start)
+    if not isinstance(start, Tensor):
+        start = torch.tensor(float(start), dtype=torch.float64)
     if not bool(((start > stop) & (start <= 1)).all()) or stop < 0:
         raise ValueError(f"expected 0 <= stop < start <= 1, got stop={stop}, start={start}")
     even = torch.linspace(0, 1, steps + 1, dtype=start.dtype, device=start.device)

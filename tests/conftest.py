@@ -18,3 +18,11 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker(mark):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def world():
+    """A Gaussian world small enough for statistics: three components in two dimensions."""
+    from bench.worlds.gaussian import GaussianWorld  # noqa: PLC0415 - torch only where needed
+
+    return GaussianWorld(latent=(2, 1, 1), components=3, rank=2, prompts=4)

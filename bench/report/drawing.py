@@ -178,7 +178,7 @@ def signed_axis(axis: Axes, shown: list[Series]) -> str:
         axis.set_yscale("symlog", linthresh=edge, linscale=1.5)
         axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _signed(y)))
         axis.yaxis.set_minor_locator(NullLocator())
-        return f", logarithmic beyond \u00b1{edge:g}"
+        return f", log beyond \u00b1{edge:g}"
     return ""
 
 
@@ -196,13 +196,6 @@ def powers_of_two(axis: Axes, at: Iterable[float], label: str) -> None:
     axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel(label)
-
-
-def settled(out: Figure) -> Figure:
-    """The figure with its layout computed once and for all."""
-    out.draw_without_rendering()
-    out.set_layout_engine("none")
-    return out
 
 
 def plain_logs(axis: Axes) -> None:

@@ -19,14 +19,11 @@ WORDS = {
     ("pairing", "mismatched"): "each with another prompt than its own",
     ("group", "independent"): "ranked among independent latents of a prompt",
     ("group", "siblings"): "ranked among siblings of one sampler step",
-    ("grid", "plain"): "noise levels as they are",
+    ("grid", "plain"): "",
     ("grid", "snr"): "noise levels matched by signal-to-noise ratio to a 128 x 128 latent",
     ("quick", True): "shortened run",
 }
-POSTERIORS = {
-    "prompt": "given the noisy latent and the prompt",
-    "data": "given the noisy latent alone",
-}
+POSTERIORS = {"prompt": "given the prompt", "data": "whatever the prompt"}
 
 
 class Facet(NamedTuple):
@@ -99,18 +96,18 @@ def _kept(rows: pd.DataFrame) -> pd.Index:
 
 
 def estimand(text: str) -> str:
-    """`mean | prompt` in words."""
+    """`mean | prompt` in words: mean value given the prompt."""
     value, _, posterior = (part.strip() for part in text.partition("|"))
     if value.startswith("soft"):
-        value = f"soft value of the reward (lambda {value.removeprefix('soft(').rstrip(')')})"
+        value = f"soft value (lambda {value.removeprefix('soft(').rstrip(')')})"
     else:
-        value = f"{value} reward"
+        value = f"{value} value"
     return f"{value} {POSTERIORS.get(posterior, f'under {posterior}')}"
 
 
 def _title(at: Mapping[str, Any], several: list[str]) -> str:
     """Reward and estimand, and whatever else tells this facet from the frame's others."""
-    title = f"{at['reward']} reward, {at['estimand']}"
+    title = f"{at['reward']} reward, {estimand(at['estimand'])}"
     marks = [
         f"{name} {at[name]}" for name in several if name not in {"reward", "estimand", "quick"}
     ]
@@ -122,4 +119,5 @@ def _title(at: Mapping[str, Any], several: list[str]) -> str:
 def _about(at: Mapping[str, Any]) -> str:
     names = ("latents", "pairing", "group", "grid")
     parts = [WORDS.get((name, at[name]), f"{name} {at[name]}") for name in names]
-    return f"{at['world'].capitalize()} world: the {estimand(at['estimand'])}; {', '.join(parts)}."
+    latents = ", ".join(filter(None, parts))
+    return f"{at['world'].capitalize()} world. Judged against {at['estimand']}, on {latents}."

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 MISSING = "\u2013"  # never 0, never empty
-TWO_DIGITS = 2  # of the half-width of an interval: a third would be noise
+SECOND_DIGIT = 3.55  # a half-width shows two digits below this leading one, else one (as the Particle Data Group rounds)
 SMALLEST_PLAIN, LARGEST_PLAIN = 1e-4, 1e5  # numbers outside are written as 1.2e-17
 
 
@@ -39,7 +39,7 @@ def interval(mean: float, lo: float, hi: float, most: int = 6) -> str:
     """
     if math.isnan(mean) or not math.isfinite(hi - lo) or hi <= lo:
         return plain(mean)
-    decimals = min(most, TWO_DIGITS - 1 - math.floor(math.log10((hi - lo) / 2)))
+    decimals = min(most, _decimals((hi - lo) / 2))
     if max(abs(mean), abs(lo), abs(hi)) < SMALLEST_PLAIN:
         shown = [f"{x:.1e}" for x in (mean, lo, hi)]
     else:
@@ -54,7 +54,7 @@ def margin(mean: float, lo: float, hi: float) -> str:
         return plain(mean)
     if max(abs(mean), half) < SMALLEST_PLAIN:
         return f"{mean:.0e}"
-    decimals = TWO_DIGITS - 1 - math.floor(math.log10(half))
+    decimals = _decimals(half)
     return f"{_fixed(mean, decimals)} \u00b1 {_fixed(half, decimals)}"
 
 
@@ -103,6 +103,12 @@ def p_value(p: float) -> str:
     if math.isnan(p):
         return f"p {MISSING}"
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"  # noqa: PLR2004
+
+
+def _decimals(half: float) -> int:
+    """Decimals that an interval of this half-width supports."""
+    exponent = math.floor(math.log10(half))
+    return (half < SECOND_DIGIT * 10.0**exponent) - exponent
 
 
 def _fixed(x: float, decimals: int) -> str:

@@ -33,7 +33,7 @@ def figures(frame: pd.DataFrame, look: Palette | None = None) -> dict[str, dict[
     with drawing.styled():
         for facet in split(frame):
             made = {name: draw_one(facet, look) for name, draw_one in FIGURES.items()}
-            out[facet.slug] = {k: drawing.settled(f) for k, f in made.items() if f is not None}
+            out[facet.slug] = {k: f for k, f in made.items() if f is not None}
     return out
 
 

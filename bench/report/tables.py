@@ -6,6 +6,7 @@ cell stands in its place with its status.
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
@@ -42,6 +43,7 @@ TEX_PARTS = {  # a page is narrower than the table
         "Spearman", "pairwise", "regret", "gradient cosine", "time per value", "peak memory",
     ),
 }  # fmt: skip
+REASON = 60  # characters of a failure's reason in a table; a report lists it whole
 AGAINST = {-1: "better", 0: "same", 1: "worse"}
 
 
@@ -70,8 +72,7 @@ def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
                 shown = {heading: text(row) for heading, text in SHOWN.items()}
                 out.append(place | shown | verdicts[sigma, name])
             elif name in failed:
-                why = failed[name]
-                out.append(place | {"estimator": f"{name} ({why['status']})", "target": why["reason"]})
+                out.append(place | _failed(failed[name]))
     columns = ["sigma", "estimator", *SHOWN, "against constant", "against best"]
     return pd.DataFrame(out, columns=columns, dtype=object).fillna(MISSING)
 
@@ -80,7 +81,12 @@ def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
     """The answer for one facet, as text: whom to trust at each noise level, at what cost."""
     out = []
     for row in trust.trust(frame).to_dict("records"):
-        others = [name for name in row["as_good"] if name != row["recommended"]]
+        lowest = f" (lowest, {numbers.plain(row['best_rmse'])})"
+        others = [
+            f"{name}{lowest if name == row['best'] else ''}"
+            for name in row["as_good"]
+            if name != row["recommended"]
+        ]
         time = (row["seconds"], row["seconds_lo"], row["seconds_hi"])
         out.append({
             "sigma": f"{row['sigma']:g}",
@@ -89,7 +95,6 @@ def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
             "skill": numbers.of(row, "skill", 3),
             "time per value": numbers.seconds_interval(*time),
             "cost / Tweedie": numbers.times(row["cost"]),
-            "lowest RMSE": f"{row['best']} ({numbers.plain(row['best_rmse'])})",
             "as good, but dearer": ", ".join(others) or MISSING,
             "detectable skill gap": numbers.plain(row["detectable"], 2),
         })  # fmt: skip
@@ -145,6 +150,14 @@ def _tex(facet: Facet) -> str:
         latex(table[["sigma", "estimator", *columns]], f"{facet.title}: {part}")
         for part, columns in TEX_PARTS.items()
     )
+
+
+def _failed(failure: Mapping[str, Any]) -> dict[str, str]:
+    """What stands in the place of a cell that has no numbers."""
+    return {
+        "estimator": f"{failure['estimator']} ({failure['status']})",
+        "target": shorten(str(failure["reason"]), REASON, placeholder=" ..."),
+    }
 
 
 def _verdicts(frame: pd.DataFrame) -> dict[tuple[float, str], dict[str, str]]:

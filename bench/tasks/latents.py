@@ -80,7 +80,7 @@ def make(world: World, reward: Reward, protocol: Protocol, sigma: float, seed: i
     ]
     return Latents(
         z_t=torch.cat([z_t for z_t, _ in parts]),
-        t=torch.tensor(level).to(parts[0][0]),
+        t=parts[0][0].new_tensor(level),
         c=[c for c, _, _ in keys],
         realised=torch.cat([r for _, r in parts]),
         realises=maker.realises,
@@ -119,13 +119,13 @@ class _Maker:
         first = shared if self.siblings else own  # siblings descend from one parent
         eps = first.child("eps").normal(self._like(len(keys)))
         z_0 = self.world.draw(seen, first.child("z_0")) if self.from_data else None
-        start = torch.tensor(self.start).to(eps)
+        start = eps.new_tensor(self.start)
         if z_0 is not None:
             z_t = noise(z_0, start, eps)
         else:
             z_t = self._walk(eps, 1.0, self.start, seen, first.child("walk"))
         if self.siblings:
-            level = torch.tensor(self.level).to(eps)
+            level = eps.new_tensor(self.level)
             kernel = self.sampler.transition(z_t, start, level, seen)
             z_t = kernel.draw(own.child("sibling"))
         if z_0 is None or self.siblings:
@@ -142,5 +142,5 @@ class _Maker:
         if start <= stop:
             return z
         steps = max(1, round(self.protocol.steps * (start - stop)))
-        begin = torch.tensor(start).to(z)
+        begin = z.new_tensor(start)
         return sample(self.sampler, z, time_grid(steps, begin, stop), c, rng)

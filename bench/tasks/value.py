@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy.stats  # noqa: F401 - slow: loaded here it counts as start, not as harness
 import torch
 from torch import Tensor
 
@@ -124,21 +125,21 @@ class Measured:
         self.gradients: Tensor | None = None
 
     def measure(self) -> None:
-        """Values, counts and time; then gradients; then memory."""
-        self._value(0, self.batches[0])  # warm-up: the same call as the timed ones
+        """Values, counts and time, then memory; then the same for gradients."""
+        for rows in self.batches:  # the timed calls' warm-up: all prompts are known after it
+            self._value(0, rows)
         with self.calls.during() as spent:
-            self._value(0, self.batches[0])
-        rows = self._rows(self.batches[0])
-        self.counts = {kind: spent[kind] / rows for kind in KINDS}
-        self.values = torch.stack([self._pass(r) for r in range(self.replicates)])
+            first = self._pass(0)
+        self.counts = {kind: spent[kind] / len(first) for kind in KINDS}
+        others = [self._pass(replicate) for replicate in range(1, self.replicates)]
+        self.values = torch.stack([first, *others])
         while len(self.call_seconds) < self.protocol.calls:
             self._pass(0)
         self.peak = self._peak(self._value)
         self.gradient_peak = None
         if self.protocol.gradient and self.estimator.differentiable:
-            self._gradient(self.batches[0])
-            self.gradients = torch.cat([self._timed_gradient(rows) for rows in self.batches])
             self.gradient_peak = self._peak(lambda _, rows: self._gradient(rows))
+            self.gradients = torch.cat([self._timed_gradient(rows) for rows in self.batches])
 
     def _rows(self, rows: slice) -> int:
         return rows.stop - rows.start

@@ -1,0 +1,53 @@
+"""The answer of a facet in one plain sentence."""
+
+from typing import Any
+
+import pandas as pd
+
+from bench.report import numbers
+
+Row = dict[str, Any]
+EXACT = 1e-9  # in units of the reward, which are of order 1
+
+
+def sentence(table: pd.DataFrame, constants: set[str]) -> str:
+    """Whom to trust at which noise levels, at what error and cost.
+
+    Args:
+        table: The facet's `trust.trust`.
+        constants: Labels of the constant: recommending it says that nothing clearly beats it.
+    """
+    if table.empty:
+        return "No estimator was measured against a known value here."
+    runs: list[list[Row]] = []
+    for row in table.to_dict("records"):
+        if runs and runs[-1][0]["recommended"] == row["recommended"]:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    text = "; ".join(_run(run, constants) for run in runs)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _run(rows: list[Row], constants: set[str]) -> str:
+    """One stretch of noise levels with the same recommendation."""
+    first, last = rows[0], rows[-1]
+    where = f"at sigma {first['sigma']:g}"
+    if len(rows) > 1:
+        where += f" to {last['sigma']:g}"
+    if first["recommended"] in constants:
+        return f"{where}, nothing clearly beats the prompt's mean"
+    errors = [row["rmse"] for row in rows]
+    parts = ["exact up to rounding" if max(errors) < EXACT else f"RMSE {_span(errors)}"]
+    middle = rows[len(rows) // 2]
+    if not pd.isna(middle["seconds"]):
+        parts.append(f"{numbers.seconds(middle['seconds'])} a value")
+    if not pd.isna(middle["cost"]) and abs(middle["cost"] - 1) > 0.005:  # noqa: PLR2004
+        parts.append(f"{numbers.times(middle['cost'])} Tweedie's time")
+    return f"{where}, trust {first['recommended']} ({', '.join(parts)})"
+
+
+def _span(found: list[float]) -> str:
+    """`0.12`, or `0.01 to 0.12`."""
+    least, most = numbers.plain(min(found), 2), numbers.plain(max(found), 2)
+    return least if least == most else f"{least} to {most}"

@@ -1,0 +1,127 @@
+"""What is claimed about value estimators, and what this frame says to it.
+
+A claim has a rule, fixed before the data, that turns each facet it applies to into evidence: held
+or not, with the figures behind it.  It held if it held wherever it could be tested.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pandas as pd
+
+from bench.report import evidence
+from bench.report.evidence import Evidence
+from bench.report.facets import Facet, split
+
+HELD, FAILED, UNTESTED = "held", "did not hold", "not tested here"
+
+
+class Claim(NamedTuple):
+    """A statement, where it is from, the rule that judges it, and the judge."""
+
+    statement: str
+    source: str
+    rule: str
+    judge: Callable[[Facet], Iterator[Evidence]]
+
+
+class Verdict(NamedTuple):
+    """A claim with what the frame says to it."""
+
+    claim: Claim
+    verdict: str
+    evidence: list[Evidence]
+
+
+def _untested(_: Facet) -> Iterator[Evidence]:
+    return iter(())
+
+
+PAPER = "arXiv:2605.19804"
+LATER = "needs alignment runs, which this suite has none of"
+
+CLAIMS = (
+    Claim(
+        "Tweedie's estimate is exact for a reward linear in the latent",
+        "by linearity; Chung et al., 2022, arXiv:2209.14687",
+        "RMSE below 1e-8 in float64, 1e-4 in float32, at every noise level",
+        evidence.tweedie_exact,
+    ),
+    Claim(
+        "Tweedie's estimate of a nonlinear reward is biased, and more so at more noise",
+        f"Jensen gap; {PAPER}",
+        "squared bias per latent clearly above 0 at every noise level, and clearly larger at the "
+        "highest than at the lowest",
+        evidence.tweedie_biased,
+    ),
+    Claim(
+        "Monte Carlo with the reversal kernel is unbiased",
+        "nu^2 = 2t/(1-t) reverses the forward process",
+        "at the most solver steps, neither bias nor squared bias per latent is clearly off 0, at "
+        "any noise level and N",
+        evidence.reversal_unbiased,
+    ),
+    Claim(
+        "Monte Carlo with another kernel is biased for the posterior",
+        "it keeps the marginals, not p(z_0 | z_t)",
+        "for each kernel, bias or squared bias is clearly off 0 at some noise level",
+        evidence.others_biased,
+    ),
+    Claim(
+        "The error of unbiased Monte Carlo falls as 1 / sqrt(N)",
+        "variance Var[r | z_t] / N",
+        "the slope of log RMSE against log N, at three N or more, is -0.5 +- 0.05 at every noise "
+        "level",
+        evidence.root_n,
+    ),
+    Claim(
+        "Monte Carlo costs many times a Tweedie estimate",
+        "N k denoiser calls against one",
+        "the dearest one takes at least 10 times as long: lower end of the ratio's interval",
+        evidence.monte_carlo_dear,
+    ),
+    Claim(
+        "The stitched value model is cheaper than a Tweedie estimate (stage 1 only: the closed-form "
+        "layer, nothing finetuned)",
+        f"{PAPER}, section 4.1",
+        "the interval of the ratio of times lies below 1; its skill is reported, not judged",
+        evidence.stitched_cheaper,
+    ),
+    Claim(
+        "The soft value from finitely many rollouts is biased low",
+        "log-mean-exp is concave (Jensen)",
+        "at the smallest N, bias clearly below 0 at some noise level and clearly above at none",
+        evidence.soft_low,
+    ),
+    Claim(
+        "Realised clean rewards stand in for the truth",
+        "E[r(z_0) | z_t] is what they scatter around",
+        "neither bias, nor any difference in MSE to the constant, is clearly different when "
+        "measured against realised rewards",
+        evidence.realised_agrees,
+    ),
+    Claim("Guidance with a stitched value is 3.2 times as fast as classic DPS, at half its memory",
+          f"{PAPER}, Table 1", LATER, _untested),
+    Claim("Proposals scored by a stitched value save 33 % of FK steering's cost at equal reward",
+          f"{PAPER}, Figure 3", LATER, _untested),
+    Claim("Stopping DRaFT at a stitched value saves 22 to 26 % of its GPU hours",
+          f"{PAPER}, Table 3", LATER, _untested),
+    Claim("DiffusionNFT with a stitched value needs 2.3 times fewer GPU hours",
+          f"{PAPER}, Table 3", LATER, _untested),
+)  # fmt: skip
+
+
+def judge(frame: pd.DataFrame) -> list[Verdict]:
+    """Every claim with its verdict and evidence."""
+    facets = split(frame)
+    out = []
+    for claim in CLAIMS:
+        found = [e for facet in facets for e in claim.judge(facet)]
+        out.append(Verdict(claim, _verdict(found), found))
+    return out
+
+
+def _verdict(found: list[Evidence]) -> str:
+    if not found:
+        return UNTESTED
+    return HELD if all(e.held for e in found) else FAILED

@@ -1,0 +1,493 @@
+"""The Gaussian world against dense linear algebra, quadrature, brute force and differences."""
+
+import itertools
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.linalg import eigh
+from scipy.special import expit, log_softmax, logsumexp, softmax
+from scipy.stats import multivariate_normal, norm
+
+from bench.worlds.gaussian import CURVATURE, GaussianWorld, truth
+from bench.worlds.gaussian.mixture import Mixture, Noised, Posterior
+from bench.worlds.gaussian.rewards import GAIN
+from bench.worlds.gaussian.truth import Truth, embedding_map
+from stitchvm.backbone import NULL
+from stitchvm.path import noise, score
+from stitchvm.reward import Features, Hidden, Reward
+from stitchvm.streams import Streams
+from stitchvm.value import Target, value_and_gradient
+
+REWARDS = GaussianWorld.rewards
+POSTERIORS = ("data", "prompt")
+SIGMAS = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the paper's section 5
+LAM = 0.8
+TARGETS = [
+    Target(value, p, lam) for value, lam in (("mean", None), ("soft", LAM)) for p in POSTERIORS
+]
+EVERY = settings(max_examples=40, deadline=None)
+
+
+@cache
+def small():
+    return GaussianWorld(latent=(2, 2, 1), components=3, rank=2, prompts=4)
+
+
+@cache
+def default():
+    return GaussianWorld()
+
+
+def time(t):
+    return torch.tensor(t, dtype=torch.float64)
+
+
+def prompts_of(world, rows):
+    return [world.prompts[row % len(world.prompts)] for row in range(rows)]
+
+
+def noisy(world, t, rows=4):
+    """Forward-noised latents of the world's own prompts: z_t, t and c."""
+    c, rng = prompts_of(world, rows), Streams.of(0, "noisy", rows=rows)
+    z_0 = world.draw(c, rng.child("z_0"))
+    return noise(z_0, time(t), rng.child("eps").normal(z_0)), time(t), c
+
+
+def seen(posterior, c):
+    """The prompts a posterior is conditioned on."""
+    return c if posterior == "prompt" else [NULL] * len(c)
+
+
+def condition(mixture, log_weights, z_t, t):
+    """rho (K,), means (K, d) and covariances (K, d, d) of z_0 | z_t of one flat latent.
+
+    By conditioning the joint Gaussian of (z_0, z_t), one component after the other.
+    """
+    a, d = 1 - t, len(z_t)
+    log_p, means, covariances = [], [], []
+    for m, cov in zip(mixture.means.numpy(), mixture.covariances().numpy(), strict=True):
+        cross, noised = a * cov, a * a * cov + t * t * np.eye(d)
+        gain = np.linalg.solve(noised, cross).T
+        log_p.append(multivariate_normal(a * m, noised).logpdf(z_t))
+        means.append(m + gain @ (z_t - a * m))
+        covariances.append(cov - gain @ cross)
+    return softmax(log_weights + np.array(log_p)), np.array(means), np.array(covariances)
+
+
+def conditioned(world, posterior, z_t, t, c):
+    """What `condition` says, row by row."""
+    log_weights = world.book.weights(seen(posterior, c)).numpy()
+    flat = z_t.flatten(1).numpy()
+    times = t.expand(len(z_t)).tolist()
+    return [
+        condition(world.backbone.mixture, *row)
+        for row in zip(log_weights, flat, times, strict=True)
+    ]
+
+
+def brute_prior(world, c, count, seed=0):
+    """Clean latents of one prompt, (count, *latent), by numpy alone."""
+    random, mixture = np.random.default_rng(seed), world.backbone.mixture
+    weights = world.book.weights([c])[0].exp().numpy()
+    k = random.choice(len(weights), size=count, p=weights / weights.sum())
+    roots = np.linalg.cholesky(mixture.covariances().numpy())
+    xi = random.normal(size=(count, roots.shape[1]))
+    flat = mixture.means.numpy()[k] + np.einsum("nde,ne->nd", roots[k], xi)
+    return torch.from_numpy(flat).unflatten(1, world.backbone.latent)
+
+
+def reward_at(world, reward, z_0, c):
+    """The reward of clean latents under one prompt, as an array."""
+    return reward(world.backbone.decode(z_0), [c] * len(z_0)).numpy()
+
+
+def standard_errors(draws, expected, weights=None):
+    """How many standard errors a (self-normalised) mean of draws (n, ...) is off, at most."""
+    draws = np.asarray(draws)
+    weights = np.full(len(draws), 1 / len(draws)) if weights is None else weights / weights.sum()
+    mean = np.tensordot(weights, draws, 1)
+    error = np.sqrt(np.tensordot(weights**2, (draws - mean) ** 2, 1))
+    return float(np.max(abs(mean - np.asarray(expected)) / error))
+
+
+def outer(draws, mean):
+    apart = np.asarray(draws) - np.asarray(mean)
+    return np.einsum("nd,ne->nde", apart, apart)
+
+
+# Mixtures
+
+
+@st.composite
+def mixtures(draw):
+    """Any mixture of up to 4 components in up to 5 dimensions, with noised latents of it."""
+    components, d = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    rank = draw(st.integers(0, d))
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    mixture = Mixture(
+        means=torch.from_numpy(random.normal(size=(components, d))),
+        floors=torch.from_numpy(random.uniform(0.1, 2, components)),
+        directions=torch.from_numpy(np.linalg.qr(random.normal(size=(components, d, d)))[0])[
+            ..., :rank
+        ],
+        spikes=torch.from_numpy(random.uniform(-0.05, 3, (components, rank))),
+    )
+    log_weights = torch.from_numpy(log_softmax(random.normal(size=(3, components)), 1))
+    z_t = torch.from_numpy(2 * random.normal(size=(3, d)))
+    return mixture, log_weights, z_t, torch.from_numpy(random.uniform(0.05, 1, 3))
+
+
+@EVERY
+@given(mixtures())
+def test_covariances_are_a_floor_and_spikes_along_directions(given_mixture):
+    mixture = given_mixture[0]
+    for k, covariance in enumerate(mixture.covariances().numpy()):
+        u, d = mixture.directions[k].numpy(), mixture.means.shape[1]
+        dense = float(mixture.floors[k]) * np.eye(d) + u @ np.diag(mixture.spikes[k]) @ u.T
+        np.testing.assert_allclose(covariance, dense, atol=1e-13)
+
+
+@EVERY
+@given(mixtures())
+def test_from_covariances_keeps_means_and_covariances(given_mixture):
+    mixture = given_mixture[0]
+    again = Mixture.from_covariances(mixture.means, mixture.covariances())
+    torch.testing.assert_close(again.means, mixture.means)
+    torch.testing.assert_close(again.covariances(), mixture.covariances(), atol=1e-12, rtol=0)
+    assert (again.spikes >= 0).all()
+
+
+@EVERY
+@given(mixtures())
+def test_noised_densities_are_those_of_dense_gaussians(given_mixture):
+    mixture, _, z_t, t = given_mixture
+    found = Noised.of(mixture, z_t, t).log_density()
+    a, eye = 1 - t[:, None], torch.eye(z_t.shape[1], dtype=torch.float64)
+    for k, covariance in enumerate(mixture.covariances()):
+        noised = a[..., None] ** 2 * covariance + t[:, None, None] ** 2 * eye
+        dense = torch.distributions.MultivariateNormal(a * mixture.means[k], noised)
+        torch.testing.assert_close(found[:, k], dense.log_prob(z_t), rtol=1e-10, atol=1e-10)
+
+
+@EVERY
+@given(mixtures(), st.integers(1, 3))
+def test_posterior_is_the_conditional_of_the_joint_gaussian(given_mixture, q):
+    mixture, log_weights, z_t, t = given_mixture
+    posterior = Posterior.of(mixture, log_weights, z_t, t)
+    e = np.random.default_rng(q).normal(size=(q, z_t.shape[1]))
+    projected = posterior.project(torch.from_numpy(e))
+    exact = {"rtol": 1e-9, "atol": 1e-10}
+    for row in range(len(z_t)):
+        rho, means, covariances = condition(
+            mixture, log_weights[row].numpy(), z_t[row].numpy(), float(t[row])
+        )
+        mean = rho @ means
+        np.testing.assert_allclose(posterior.log_rho[row].exp(), rho, **exact)
+        np.testing.assert_allclose(posterior.means[row], means, **exact)
+        np.testing.assert_allclose(posterior.mean()[row], mean, **exact)
+        total = np.einsum("k,kde->de", rho, covariances)
+        total = total + np.einsum("k,kde->de", rho, outer(means, mean))
+        np.testing.assert_allclose(posterior.covariance()[row], total, **exact)
+        np.testing.assert_allclose(projected[0][row], means @ e.T, **exact)
+        np.testing.assert_allclose(projected[1][row], e @ covariances @ e.T, **exact)
+
+
+@EVERY
+@given(mixtures())
+def test_one_time_for_all_rows_is_that_time_repeated(given_mixture):
+    mixture, log_weights, z_t, t = given_mixture
+    one = Posterior.of(mixture, log_weights, z_t, t[0])
+    many = Posterior.of(mixture, log_weights, z_t, t[:1].expand(3))
+    torch.testing.assert_close(one.covariance(), many.covariance(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(one.mean(), many.mean(), rtol=1e-12, atol=1e-12)
+
+
+@EVERY
+@given(mixtures())
+def test_noised_mean_residuals_and_score_agree_with_the_density(given_mixture):
+    mixture, log_weights, z_t, t = given_mixture
+    z_t = z_t.requires_grad_()
+    noised = Noised.of(mixture, z_t, t)
+    log_p = log_weights + noised.log_density()
+    (expected,) = torch.autograd.grad(log_p.logsumexp(-1).sum(), z_t, retain_graph=True)
+    rho = log_p.softmax(-1)
+    close = {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(noised.score(rho), expected, **close)
+    residuals = torch.einsum("bk,bkd->bd", rho, noised.residuals())
+    torch.testing.assert_close(-residuals, expected, **close)
+    mean = Posterior.of(mixture, log_weights, z_t, t).mean()
+    torch.testing.assert_close(noised.mean(rho), mean, **close)
+
+
+@pytest.mark.parametrize("t", [0.2, 0.8])
+def test_posterior_draws_have_the_conditional_moments(t):
+    world, rows = small(), 20_000
+    z_t, t, c = noisy(world, t, rows=1)
+    ((rho, means, covariances),) = conditioned(world, "prompt", z_t, t, c)
+    draws = world.posterior("prompt")(
+        z_t.expand(rows, -1, -1, -1), t, c * rows, Streams.of(0, "draws", rows=rows)
+    ).flatten(1)
+    mean = rho @ means
+    total = np.einsum("k,kde->de", rho, covariances + outer(means, mean))
+    assert standard_errors(draws, mean) < 4
+    assert standard_errors(outer(draws, mean), total) < 4
+
+
+@pytest.mark.parametrize("c", ["scene 2", NULL])
+def test_draws_have_the_moments_of_their_prompt(c):
+    world, rows = small(), 20_000
+    draws = world.draw([c] * rows, Streams.of(0, "draws", rows=rows)).flatten(1)
+    weights, mixture = softmax(world.book.weights([c])[0].numpy()), world.backbone.mixture
+    mean = weights @ mixture.means.numpy()
+    total = np.einsum(
+        "k,kde->de", weights, mixture.covariances().numpy() + outer(mixture.means, mean)
+    )
+    assert standard_errors(draws, mean) < 4
+    assert standard_errors(outer(draws, mean), total) < 4
+
+
+def test_draws_depend_on_their_own_stream_alone():
+    world, rng = small(), Streams.of(0, "rows", rows=6)
+    c = prompts_of(world, 6)
+    together = world.draw(c, rng)
+    torch.testing.assert_close(world.draw(c[2:4], Streams(rng.seeds[2:4])), together[2:4])
+
+
+# Backbone
+
+
+@pytest.mark.parametrize("t", [1e-3, *SIGMAS, 1.0])
+@pytest.mark.parametrize("c", ["scene 1", NULL])
+def test_velocity_is_the_distance_to_the_posterior_mean_over_t(t, c):
+    world = small()
+    z_t, t, _ = noisy(world, t)
+    u = world.backbone.velocity(z_t, t, [c] * 4)
+    mean = [rho @ means for rho, means, _ in conditioned(world, "prompt", z_t, t, [c] * 4)]
+    expected = (z_t.flatten(1).numpy() - np.array(mean)) / float(t)
+    np.testing.assert_allclose(u.flatten(1), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("world", [small, default])
+@pytest.mark.parametrize("t", [0.05, 0.5, 1.0])
+def test_velocity_implies_the_score_of_the_density(world, t):
+    """Eq. 25 against autograd through log p_t(z_t | c)."""
+    world = world()
+    z_t, t, c = noisy(world, t)
+    z_t = z_t.requires_grad_()
+    log_density = Noised.of(world.backbone.mixture, z_t.flatten(1), t).log_density()
+    log_p = (world.book.weights(c) + log_density).logsumexp(-1)
+    (expected,) = torch.autograd.grad(log_p.sum(), z_t)
+    found = score(z_t, t, world.backbone.velocity(z_t, t, c))
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("world", [small, default])
+def test_velocity_is_exact_at_both_ends_and_continuous_there(world):
+    world = world()
+    z, _, c = noisy(world, 0.3)
+    velocity, ends = world.backbone.velocity, time([0.0, 0.0, 1.0, 1.0])
+    prior = (world.book.weights(c).softmax(-1) @ world.backbone.mixture.means).view_as(z)
+    expected = torch.cat([-z[:2], (z - prior)[2:]])  # E[eps - z_0 | z_t] at t = 0 and t = 1
+    torch.testing.assert_close(velocity(z, ends, c), expected, rtol=1e-12, atol=1e-12)
+    inside = time([1e-7, 1e-7, 1 - 1e-7, 1 - 1e-7])
+    torch.testing.assert_close(velocity(z, inside, c), expected, rtol=0, atol=1e-3)
+
+
+def test_null_velocity_averages_those_of_the_prompts():
+    """u(z_t) = sum_c p(c | z_t) u(z_t, c): data are the even mixture of the prompts."""
+    world = small()
+    z_t, t, _ = noisy(world, 0.6, rows=3)
+    log_density = Noised.of(world.backbone.mixture, z_t.flatten(1), t).log_density()
+    log_p = (world.book.weights(world.prompts)[:, None] + log_density).logsumexp(-1)
+    each = torch.stack([world.backbone.velocity(z_t, t, [c] * 3) for c in world.prompts])
+    expected = torch.einsum("pb,pbchw->bchw", log_p.softmax(0), each)
+    found = world.backbone.velocity(z_t, t, [NULL] * 3)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    null = (world.book.weights([NULL] * 3) + log_density).logsumexp(-1)
+    torch.testing.assert_close(null, log_p.logsumexp(0) - math.log(4), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("prompts", [1, 4, 64])
+def test_null_weights_are_the_mean_over_prompts(prompts):
+    book = GaussianWorld(latent=(2, 2, 1), components=3, rank=2, prompts=prompts).book
+    weights = book.log_weights.exp()
+    torch.testing.assert_close(weights[-1], weights[:-1].mean(0), rtol=1e-14, atol=1e-15)
+    torch.testing.assert_close(weights.sum(1), torch.ones_like(weights[:, 0]), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("i", [1, 2, 3, 4])
+def test_trunk_resumes_to_the_velocity(i):
+    backbone = small().backbone
+    z_t, t, c = noisy(small(), 0.4)
+    state = backbone.trunk(z_t, t, i, c)
+    u = backbone.velocity(z_t, t, c)
+    torch.testing.assert_close(backbone.resume(state), u, rtol=0, atol=0)
+    null = backbone.resume(backbone.trunk(z_t, t, i))
+    torch.testing.assert_close(null, backbone.velocity(z_t, t, [NULL] * 4), rtol=0, atol=0)
+
+
+def test_trunk_features_are_what_the_blocks_are_named_after():
+    backbone, k = small().backbone, 3
+    z_t, t, c = noisy(small(), 0.4)
+    noised = Noised.of(backbone.mixture, z_t.flatten(1), t)
+    log_rho = small().book.weights(c) + noised.log_density()
+    rho = log_rho.softmax(-1)
+    u = backbone.velocity(z_t, t, c)
+    one, two, three, four = (backbone.trunk(z_t, t, i, c).features for i in (1, 2, 3, 4))
+    residuals = noised.residuals().view(4, k, 2, 2, 1)
+    torch.testing.assert_close(one.view(4, k, 2, 2, 1), residuals)
+    torch.testing.assert_close(
+        two[:, : 2 * k].view(4, k, 2, 2, 1), residuals * rho.view(4, k, 1, 1, 1)
+    )
+    torch.testing.assert_close(two[:, 2 * k :], rho.view(4, k, 1, 1).expand(-1, -1, 2, 1))
+    torch.testing.assert_close(three, torch.cat([z_t - t * u, score(z_t, t, u)], 1))
+    torch.testing.assert_close(four, u)
+
+
+@pytest.mark.parametrize("i", [0, 5])
+def test_trunk_refuses_blocks_it_has_not(i):
+    z_t, t, _ = noisy(small(), 0.4)
+    with pytest.raises(ValueError, match=f"expected i in 1..4, got {i}"):
+        small().backbone.trunk(z_t, t, i)
+
+
+@pytest.mark.parametrize("world", [small, default])
+def test_encode_inverts_decode(world):
+    backbone = world().backbone
+    z, _, _ = noisy(world(), 0.3)
+    x = backbone.decode(z)
+    assert x.shape == (4, 3, *(2 * n for n in z.shape[2:]))
+    torch.testing.assert_close(backbone.encode(x), z, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(x.square().sum(), z.square().sum())  # an isometry
+
+
+# Rewards
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_reward_is_its_formula_at_every_entry(name):
+    world = small()
+    reward = world.reward(name)
+    z_0, _, c = noisy(world, 0.0)
+    x = world.backbone.decode(z_0)
+    e = (z_0.flatten(1) @ embedding_map(world.backbone, reward).T).numpy()
+    p = [world.prompts.index(text) for text in c]
+    match name:
+        case "linear":
+            expected = (reward.w.numpy()[p] * e).sum(1)
+        case "quadratic":
+            expected = (reward.a.numpy()[p] * e**2).sum(1)
+        case "sigmoid":
+            expected = expit(2 * (reward.w.numpy()[p] * e).sum(1) + reward.b.numpy()[p])
+    np.testing.assert_allclose(reward(x, c), expected, rtol=1e-11, atol=1e-12)
+    for j in (1, 2):
+        embedding = reward.tail(reward.head(x, j), j).embedding
+        np.testing.assert_allclose(reward.score(embedding, c), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_reward_refuses_blocks_it_has_not():
+    with pytest.raises(ValueError, match=r"expected j in 1\.\.2, got 3"):
+        small().reward("linear").head(torch.zeros(1, 3, 4, 2, dtype=torch.float64), 3)
+
+
+def test_embedding_of_data_has_unit_covariance():
+    world = default()
+    e = embedding_map(world.backbone, world.reward("linear")).numpy()
+    mixture, weights = world.backbone.mixture, softmax(world.book.weights([NULL])[0].numpy())
+    apart = mixture.means.numpy() - weights @ mixture.means.numpy()
+    total = np.einsum("k,kde->de", weights, mixture.covariances().numpy())
+    total = total + np.einsum("k,kd,ke->de", weights, apart, apart)
+    np.testing.assert_allclose(e @ total @ e.T, np.eye(16), atol=1e-12)
+
+
+def test_reward_scales_are_those_promised():
+    """Under the data a linear reward has unit variance; a third of the sigmoids is saturated."""
+    world, rows = default(), 4096
+    z_0 = world.draw([NULL] * rows, Streams.of(0, "scales", rows=rows))
+    x, c = world.backbone.decode(z_0), prompts_of(world, rows)
+    assert abs(float(world.reward("linear")(x, c).var()) - 1) < 0.1
+    r = world.reward("sigmoid")(x, c)
+    assert 0.28 < float(((r < 0.1) | (r > 0.9)).double().mean()) < 0.42
+
+
+def integrate(f, mean, std):
+    """E[f(mean + std x)], x standard normal, cut where a steep sigmoid bends."""
+    bends = (-mean + np.array([-30, -3, 3, 30])) / std
+    edges = [-13, *(bend for bend in bends if abs(bend) < 13), 13]
+    pieces = [
+        quad(lambda x: f(mean + std * x) * math.exp(-x * x / 2), *ends, epsabs=1e-12, limit=200)[0]
+        for ends in itertools.pairwise(edges)
+    ]
+    return math.fsum(pieces) / math.sqrt(2 * math.pi)
+
+
+@pytest.mark.parametrize("std", [1e-3, 0.1, 1, 5, 10, 20])
+@pytest.mark.parametrize("mean", [-60, -5, -1, 0, 0.3, 10, 47])
+def test_sigmoid_moments_equal_quadrature(std, mean):
+    """To 1e-8, the soft value up to lambda = 5: a world's own scores stay below 3."""
+    world = small()
+    reward, c = world.reward("sigmoid"), [world.prompts[0]]
+    w, b = reward.w[0], float(reward.b[0])
+    m = ((mean - b) / GAIN * w)[None, None]  # w is a unit vector: a score of this mean and std
+    s = ((std / GAIN) ** 2 * torch.outer(w, w))[None, None]
+    assert abs(float(reward.mean(m, s, c)) - integrate(expit, mean, std)) < 1e-8
+    for lam in (0.5, 1, 5):
+        expected = math.log(integrate(lambda a, lam=lam: math.exp(lam * expit(a)), mean, std))
+        assert abs(float(reward.log_mgf(m, s, c, lam)) - expected) / lam < 1e-8
+
+
+# Truth
+
+
+def scores(world, reward, row, p):
+    """Means and standard deviations (K,) of the linear score w_c . e under one conditioned row."""
+    _, means, covariances = row
+    w = reward.w[p].numpy() @ embedding_map(world.backbone, reward).numpy()
+    return means @ w, np.sqrt(np.einsum("d,kde,e->k", w, covariances, w))
+
+
+def by_hand(world, reward, row, c, lam):
+    """The mean (lam None) or soft value of one conditioned row, by integrals or eigenvalues."""
+    p, rho = world.prompts.index(c), row[0]
+    if hasattr(reward, "a"):
+        return by_eigenvalues(world, reward, row, p, lam)
+    link = (lambda s: expit(2 * s + float(reward.b[p]))) if hasattr(reward, "b") else float
+    f = link if lam is None else lambda s: math.exp(lam * link(s))
+    parts = [integrate(f, *one) for one in zip(*scores(world, reward, row, p), strict=True)]
+    return rho @ parts if lam is None else math.log(rho @ parts) / lam
+
+
+def by_eigenvalues(world, reward, row, p, lam):
+    """The same for sum_m omega_m (x_m + delta_m)^2, x standard normal: a quadratic reward."""
+    rho, means, covariances = row
+    e = embedding_map(world.backbone, reward).numpy()
+    log_parts, parts = [], []
+    for m, covariance in zip(means @ e.T, e @ covariances @ e.T, strict=True):
+        root = np.linalg.cholesky(covariance)
+        omega, q = np.linalg.eigh(root.T @ np.diag(reward.a[p].numpy()) @ root)
+        delta = q.T @ np.linalg.solve(root, m)
+        parts.append((omega * (1 + delta**2)).sum())
+        if lam is not None:
+            shrunk = 1 - 2 * lam * omega
+            log_parts.append((lam * omega * delta**2 / shrunk - np.log(shrunk) / 2).sum())
+    return rho @ parts if lam is None else logsumexp(log_parts, b=rho) / lam
+
+
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+@pytest.mark.parametrize("world", [small, default])
+def test_truth_equals_integrals_over_the_conditioned_posterior(world, target, name):
+    world = world()
+    reward = world.reward(name)
+    exact = world.truth(reward, target)
+    for t in (0.1, 0.5, 0.9):
+        z_t, t, c = noisy(world, t, rows=2)
+        rows = conditioned(world, target.posterior, z_t, t, c)
+        expected = [by_hand(world, reward, *one, target.lam) for one in zip(rows, c, strict=True)]
+        np.testing.assert_allclose(exact(z_t, t, c), expected, rtol=1e-8, atol=1e-8)

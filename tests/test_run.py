@@ -1,0 +1,350 @@
+"""The value task and its runner: same seed same rows, batch size changes nothing, counts by hand."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from baselines import ESTIMATORS
+from bench import suite as suites
+from bench.cell import Protocol
+from bench.meter import Calls, Live, high_water_mark, reset_high_water_mark
+from bench.run import run
+from bench.store import Store
+from bench.tasks import latents
+from bench.worlds import WORLDS
+from stitchvm.path import match_snr
+from stitchvm.streams import Streams
+from stitchvm.value import value_and_gradient
+
+TINY = {"build": "gaussian", "latent": [2, 2, 1], "components": 3, "rank": 2, "prompts": 4}
+DEFAULTS = {"world": TINY, "reward": "sigmoid", "prompts": 3, "members": 3, "calls": 1} | {
+    "sigmas": [0.25, 0.75],
+    "replicates": 2,
+    "batch": 4,
+}
+RIVALS = ["constant", "tweedie", {"name": "mc", "build": "monte_carlo", "particles": 3, "steps": 4}]
+DEPTH = 4  # blocks of the Gaussian backbone
+
+
+def planned(**changes):
+    defaults = DEFAULTS | changes
+    axes = {"estimator": defaults.pop("estimator", RIVALS)}
+    return suites.plan(
+        suites.Suite(name="tiny", about="-", minutes=0.1, defaults=defaults, axes=axes)
+    )
+
+
+def measured(path, **changes):
+    store, cells = Store(path), planned(**changes)
+    assert run(cells, store, isolation="inline")["error"] == 0
+    records = store.latest()
+    return [(records[c.id], store.samples(c.id, "0001")) for c in cells]
+
+
+def without_cost(record):
+    drop = {"call_seconds", "call_rows", "gradient_seconds", "gradient_rows", "peak"}
+    drop.add("gradient_peak")
+    return [{k: v for k, v in row.items() if k not in drop} for row in record["rows"]]
+
+
+def test_two_runs_with_one_seed_give_identical_rows(tmp_path):
+    first, second = measured(tmp_path / "a"), measured(tmp_path / "b")
+    for (one, x), (two, y) in zip(first, second, strict=True):
+        assert without_cost(one) == without_cost(two)
+        for name in x:
+            np.testing.assert_array_equal(x[name], y[name])
+
+
+def test_batch_size_changes_no_value(tmp_path):
+    small, large = measured(tmp_path / "a", batch=2), measured(tmp_path / "b", batch=64)
+    for (one, x), (two, y) in zip(small, large, strict=True):
+        assert one["rows"][0]["target"] == two["rows"][0]["target"]
+        for name in x:
+            np.testing.assert_allclose(x[name], y[name], rtol=0, atol=1e-10)
+
+
+def test_all_estimators_see_the_same_latents(tmp_path):
+    digests = {
+        tuple(row["z_digest"] for row in record["rows"]) for record, _ in measured(tmp_path)
+    }
+    assert len(digests) == 1
+
+
+def test_another_seed_gives_other_latents():
+    world = WORLDS["gaussian"](latent=(2, 2, 1), components=3, rank=2, prompts=4)
+    made = [
+        latents.make(world, world.reward("linear"), Protocol(prompts=2), 0.5, seed)
+        for seed in (0, 0, 1)
+    ]
+    assert made[0].digest == made[1].digest != made[2].digest
+
+
+@pytest.mark.parametrize("kind", ["data", "sampler"])
+@pytest.mark.parametrize("group", ["independent", "siblings"])
+@pytest.mark.parametrize("pairing", ["own", "mismatched"])
+def test_latents_of_every_kind_are_batch_invariant_and_named(kind, group, pairing):
+    world = WORLDS["gaussian"](latent=(2, 2, 1), components=3, rank=2, prompts=4)
+    reward = world.reward("linear")
+    made = [
+        latents.make(
+            world,
+            reward,
+            Protocol(
+                prompts=2, groups=2, members=3, batch=batch,
+                latents=kind, group=group, pairing=pairing, steps=8,
+            ),
+            0.5,
+            0,
+        )
+        for batch in (1, 5, 64)
+    ]  # fmt: skip
+    for other in made[1:]:
+        torch.testing.assert_close(other.z_t, made[0].z_t, rtol=0, atol=1e-12)
+        torch.testing.assert_close(other.realised, made[0].realised, rtol=0, atol=1e-12)
+    posterior = "prompt" if pairing == "own" else "data"
+    rolled = f"reversal, 4 steps{'' if pairing == 'own' else ', null prompt'}"
+    assert made[0].realises == (posterior if (kind, group) == ("data", "independent") else rolled)
+
+
+def test_siblings_are_closer_to_each_other_than_independent_latents():
+    world = WORLDS["gaussian"]()
+    spread = {}
+    for group in ("independent", "siblings"):
+        p = Protocol(prompts=4, members=8, group=group)
+        z_t = latents.make(world, world.reward("linear"), p, 0.5, 0).z_t
+        spread[group] = z_t.unflatten(0, (4, 8)).var(1).mean()
+    # one transition of 1/40 at 0.5: variance nu^2 / 40 = 2 * 0.525 / 0.475 / 40 = 0.055
+    assert spread["siblings"] == pytest.approx(0.055, rel=0.1)
+    assert spread["independent"] > 4 * spread["siblings"]
+
+
+def test_mismatched_latents_are_made_without_regard_to_the_prompt():
+    """The data posterior's truth has no bias against their realised rewards; the prompt's has."""
+    world = WORLDS["gaussian"]()
+    reward = world.reward("linear")
+    protocol = Protocol(prompts=64, members=64, pairing="mismatched", batch=512)
+    made = latents.make(world, reward, protocol, 0.9, 0)
+    gaps = {}
+    for posterior in ("data", "prompt"):
+        truth = ESTIMATORS["truth"](world, reward, posterior=posterior)
+        gap = (truth(made.z_t, made.t, made.c) - made.realised).unflatten(0, (64, 64)).mean(1)
+        gaps[posterior] = gap
+    error = gaps["data"].std() / 8
+    assert gaps["data"].mean().abs() < 3 * error
+    assert gaps["prompt"].square().mean() > 1.5 * gaps["data"].square().mean()
+
+
+def test_the_snr_grid_maps_noise_levels(tmp_path):
+    [(record, _)] = measured(tmp_path, grid="snr", sigmas=[0.5], estimator=["tweedie"])
+    assert record["rows"][0]["sigma"] == pytest.approx(match_snr(0.5, 2), rel=1e-12)
+    assert record["rows"][0]["sigma_reference"] == 0.5
+
+
+def test_the_realised_reward_protocol_gives_the_truths_bias_and_mse_differences(tmp_path):
+    """Bias against realised rewards, and differences of MSE, agree with those against the truth."""
+    results = measured(
+        tmp_path,
+        world="gaussian",
+        reward="quadratic",
+        prompts=48,
+        members=16,
+        batch=256,
+        sigmas=[0.25, 0.5, 0.75],
+        gradient=False,
+        estimator=["constant", "tweedie", "terminal"],
+    )
+    rows = {r["label"]: r["rows"] for r, _ in results}
+    for level in range(3):
+        base = rows["constant"][level]["metrics"]
+        for label in ("tweedie", "terminal"):
+            m = {k: np.array(v) for k, v in rows[label][level]["metrics"].items() if v}
+            gap = m["bias_realised"] - m["bias"]
+            assert abs(gap.mean()) < 3 * gap.std(ddof=1) / len(gap) ** 0.5
+            realised = m["mse_realised"] - np.array(base["mse_realised"])
+            true = m["mse"] - np.array(base["mse"])
+            difference = realised - true
+            assert abs(difference.mean()) < 3 * difference.std(ddof=1) / len(gap) ** 0.5
+            assert abs(true.mean()) > difference.std(ddof=1) / len(gap) ** 0.5 / 3
+
+
+COUNTS = {
+    "constant": ({}, {}),
+    "truth": ({}, {}),
+    "terminal": ({}, {"decode": 1, "reward": 1}),
+    "tweedie": ({}, {"velocity": 1, "blocks": DEPTH, "decode": 1, "reward": 1}),
+    "linear_stitch": ({"i": 2}, {"trunk": 1, "blocks": 2, "tail": 1}),
+    "monte_carlo": (
+        {"particles": 5, "steps": 3},
+        {"velocity": 15, "blocks": 15 * DEPTH, "decode": 5, "reward": 5},
+    ),
+}
+
+
+def test_hand_counts_cover_every_estimator():
+    assert set(COUNTS) == set(ESTIMATORS)
+
+
+@pytest.mark.filterwarnings("ignore:features have rank")
+@pytest.mark.parametrize("name", sorted(COUNTS))
+def test_counts_equal_hand_counts(tmp_path, name):
+    settings, expected = COUNTS[name]
+    entry = {"name": "it", "build": name, **settings}
+    [(record, _)] = measured(tmp_path, estimator=[entry])
+    zero = dict.fromkeys(("velocity", "trunk", "blocks", "decode", "reward", "tail"), 0)
+    for row in record["rows"]:
+        assert row["calls"] == zero | expected
+
+
+def test_trunk_and_resume_count_as_one_velocity():
+    world = WORLDS["gaussian"](latent=(2, 2, 1), components=3, rank=2, prompts=4)
+    calls = Calls()
+    calls.watch(world.backbone)
+    calls.watch(world.backbone)  # twice is once
+    z = torch.zeros(7, 2, 2, 1, dtype=torch.float64)
+    t, c = torch.tensor(0.5, dtype=torch.float64), ["scene 0"] * 7
+    with calls.during() as spent:
+        state = world.backbone.trunk(z, t, i=2, c=c)
+        world.backbone.resume(state)
+    assert dict(spent)["blocks"] == 7 * DEPTH
+    assert dict(spent)["trunk"] == 7
+    assert dict(spent)["velocity"] == 0
+
+
+def test_live_peak_is_what_was_allocated_at_once_and_repeats():
+    weight = torch.zeros(1000, dtype=torch.float64)
+
+    def work():
+        a = weight + 1  # 8000
+        b = a * 2  # 16000
+        del a
+        c = b + weight  # 16000
+        d = c.view(10, 100)  # no storage of its own
+        return d.sum() + weight[0]
+
+    peaks = []
+    for _ in range(2):
+        live = Live(iter([weight]))
+        with live:
+            work()
+        peaks.append(live.peak)
+    # b and c, and d.sum() beside them (8 bytes), while b is still held by the frame
+    assert peaks[0] == peaks[1] == 16000 + 16
+    assert live.now in {0, 8}
+
+
+@pytest.mark.skipif(high_water_mark() is None, reason="needs /proc")
+def test_the_high_water_mark_sees_an_allocation_and_is_reset():
+    if not reset_high_water_mark():
+        pytest.skip("the system does not allow resets")
+    base = high_water_mark()
+    block = np.ones(64 * 2**20 // 8)
+    assert high_water_mark() - base > 60 * 2**20
+    del block
+    reset_high_water_mark()
+    assert high_water_mark() - base < 8 * 2**20
+
+
+def test_monte_carlo_memory_does_not_grow_with_particles():
+    world = WORLDS["gaussian"]()
+    peaks = []
+    for particles in (4, 64):
+        mc = ESTIMATORS["monte_carlo"](
+            world, world.reward("linear"), particles=particles, steps=2, chunk=64
+        )
+        z = torch.zeros(16, 4, 8, 8, dtype=torch.float64)
+        live = Live(iter([z, *mc.state_dict().values()]))
+        with torch.no_grad(), live:
+            mc(z, torch.tensor(0.5, dtype=torch.float64), ["scene 0"] * 16, Streams.of(0, rows=16))
+        peaks.append(live.peak)
+    assert peaks[1] < 1.05 * peaks[0]
+
+
+def test_gradient_memory_of_monte_carlo_does_not_grow_with_particles():
+    world = WORLDS["gaussian"]()
+    peaks = []
+    for particles in (4, 32):
+        mc = ESTIMATORS["monte_carlo"](
+            world, world.reward("linear"), particles=particles, steps=2, chunk=32
+        )
+        z = torch.zeros(8, 4, 8, 8, dtype=torch.float64)
+        live = Live(iter([z, *mc.state_dict().values()]))
+        with live:
+            value_and_gradient(
+                mc, z, torch.tensor(0.5, dtype=torch.float64), ["scene 0"] * 8, Streams.of(0, rows=8)
+            )
+        peaks.append(live.peak)
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_a_failing_cell_is_a_record_and_the_others_go_on(tmp_path):
+    bad = {"name": "bad", "build": "monte_carlo", "kernel": "ode", "particles": 4}
+    cells = planned(estimator=["tweedie", bad, "constant"])
+    store = Store(tmp_path)
+    assert run(cells, store, isolation="inline") == {"ok": 2, "error": 1, "before": 0}
+    record = store.latest()[cells[1].id]
+    assert record["status"] == "error"
+    assert "expected particles = 1 with the deterministic kernel 'ode'" in record["reason"]
+    assert "Traceback" in (tmp_path / "cells" / cells[1].id / "0001" / "log.txt").read_text()
+    assert run(cells, store, isolation="inline") == {"ok": 0, "error": 1, "before": 2}
+
+
+def test_too_many_prompts_is_said(tmp_path):
+    cells = planned(prompts=9, estimator=["tweedie"])
+    store = Store(tmp_path)
+    run(cells, store, isolation="inline")
+    reason = store.latest()[cells[0].id]["reason"]
+    assert "expected at most 4 prompts in world 'gaussian', got 9" in reason
+
+
+def test_a_process_per_cell_gives_the_same_rows_and_knows_its_start(tmp_path):
+    inline = measured(tmp_path / "inline", estimator=["tweedie"])
+    store, cells = Store(tmp_path / "process"), planned(estimator=["tweedie"])
+    assert run(cells, store, isolation="process")["ok"] == 1
+    [record] = store.latest().values()
+    assert without_cost(record) == without_cost(inline[0][0])
+    assert record["isolation"] == "process"
+    assert record["phases"]["start"] > 0.1
+
+
+def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path):
+    file = tmp_path / "dies.py"
+    file.write_text(
+        "import os, sys\ndef build(world, reward):\n    print('last words', file=sys.stderr, flush=True)\n"
+        "    os._exit(9)\n"
+    )
+    cells = planned(estimator=[f"{file}:build", "constant"])
+    told = []
+    counts = run(cells, Store(tmp_path / "store"), isolation="process", tell=told.append)
+    assert counts == {"ok": 1, "error": 1, "before": 0}
+    assert next(p.reason for p in told if p.status == "error") == (
+        "its process ended with code 9: last words"
+    )
+
+
+def test_harness_share_of_a_long_cell_is_small(tmp_path):
+    entry = {"name": "mc", "build": "monte_carlo", "particles": 16, "steps": 16}
+    [(record, _)] = measured(tmp_path, world="gaussian", estimator=[entry], gradient=False)
+    assert record["phases"]["harness"] < 0.05 * record["wall_seconds"]
+
+
+def test_ctrl_c_saves_state_and_exits_130(tmp_path):
+    command = [sys.executable, "-c", "from bench.cli import main; main()", "run", "quickstart"]
+    command += ["--store", str(tmp_path), "--quick", "--set", "sigmas=0.3"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    for _ in range(600):
+        if Store(tmp_path).done():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    done = Store(tmp_path).done()
+    assert process.returncode == 130
+    assert "interrupted: finished cells are kept" in said
+    assert done
+    assert Store(tmp_path).problems == []
