@@ -165,15 +165,32 @@ def plan(suite: str, store: Path | None, **options: Any) -> None:
 @selection
 @click.option("--store", type=Path, help=f"Folder of the records.  [default: {RUNS}/<suite>]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ...")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a cell."
+)
 @click.pass_context
 @_careful
-def run(ctx: click.Context, suite: str, store: Path | None, device: str, **options: Any) -> None:
+def run(
+    ctx: click.Context,
+    suite: str,
+    store: Path | None,
+    device: str,
+    threads: int,
+    **options: Any,
+) -> None:
     """Run what is missing of SUITE: a shipped suite's name or the path of a YAML file."""
     loaded, cells = _planned(suite, **options)
     folder = Store(store or RUNS / loaded.name)
     try:
         with narrator(loaded) as tell:
-            counts = run_cells(cells, folder, isolation=loaded.isolation, device=device, tell=tell)
+            counts = run_cells(
+                cells,
+                folder,
+                isolation=loaded.isolation,
+                device=device,
+                threads=threads,
+                tell=tell,
+            )
     except KeyboardInterrupt:
         click.echo(
             f"\ninterrupted: finished cells are kept in {folder.path}; the same command "

@@ -1,11 +1,12 @@
 """Running cells: in this process, or in a fresh one each; every attempt ends as a record.
 
-`python -m bench.run ATTEMPT_FOLDER STORE DEVICE START` measures the cell of an attempt's folder:
-what the parent starts for suites with `isolation: process`.  START is the parent's monotonic clock,
-which processes share, so that a record knows what interpreter and imports cost.
+`python -m bench.run ATTEMPT_FOLDER STORE DEVICE THREADS START` measures the cell of an
+attempt's folder: what the parent starts for suites with `isolation: process`.  START is the
+parent's monotonic clock, which processes share, so that a record knows what starting cost.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -50,11 +51,21 @@ def run(
     *,
     isolation: Literal["inline", "process"] = "process",
     device: str = "cpu",
+    threads: int = 1,
     tell: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, int]:
     """Run the cells that the store lacks.
 
     A failed cell is recorded with its reason and the others go on.
+
+    Args:
+        cells: What to run.
+        store: Where records go.
+        isolation: Here, one after the other, or each in a fresh process.
+        device: Where to compute.
+        threads: CPU threads of a cell; one by default, so that numbers repeat and timings do not
+            depend on who else computes.
+        tell: Takes the progress.
 
     Returns:
         How many cells are `ok`, `error`, or were there `before`.
@@ -72,13 +83,21 @@ def run(
         start = time.perf_counter()
         attempt = store.begin(cell.id)
         if isolation == "process":
-            status, reason = _spawn(cell, attempt, store, device)
+            status, reason = _spawn(cell, attempt, store, device, threads)
         else:
+            set_threads(threads)
             status, reason = measure(cell, attempt, store, device, isolation)
         counts[status] += 1
         spent = time.perf_counter() - start
         tell(Progress(cell, index, len(missing), status, reason, spent))
     return counts
+
+
+def set_threads(threads: int) -> None:
+    """Let torch use so many CPU threads."""
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
 
 
 def measure(
@@ -129,13 +148,17 @@ def measure(
     return status, reason
 
 
-def _spawn(cell: Cell, attempt: Path, store: Store, device: str) -> tuple[str, str | None]:
+def _spawn(
+    cell: Cell, attempt: Path, store: Store, device: str, threads: int
+) -> tuple[str, str | None]:
     """Run one cell in a fresh process."""
     (attempt / CELL).write_text(cell.model_dump_json(indent=1))
     start = str(time.monotonic())
-    command = [sys.executable, "-m", "bench.run", str(attempt), str(store.path), device, start]
+    command = [sys.executable, "-m", "bench.run", str(attempt), str(store.path), device]
+    command += [str(threads), start]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with (attempt / LOG).open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             code = process.wait()
         finally:
@@ -150,7 +173,8 @@ def _spawn(cell: Cell, attempt: Path, store: Store, device: str) -> tuple[str, s
 
 def _main(arguments: Sequence[str]) -> None:
     """Measure the cell of an attempt's folder in this process."""
-    attempt, store, device, start = arguments
+    attempt, store, device, threads, start = arguments
+    set_threads(int(threads))
     cell = Cell.model_validate_json((Path(attempt) / CELL).read_text())
     measure(cell, Path(attempt), Store(store), device, "process", start=float(start))
 

@@ -1,8 +1,11 @@
 """Command-line options: tests marked `slow` or `gpu` run only when asked for."""
 
 import pytest
+import torch
 
 OPT_IN = ("slow", "gpu")
+
+torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
 
 
 def pytest_addoption(parser):

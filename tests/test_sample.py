@@ -123,7 +123,7 @@ def test_sde_step_is_euler_maruyama_of_equation_11(name, t, share, seed):
 def test_first_step_from_noise_takes_nu_at_its_end(build, world):
     """Nu of `reversal` and `flow_grpo` is infinite at t = 1; rows below keep their own."""
     z = Streams.of(0, rows=2).normal(torch.empty(2, *world.backbone.latent).double())
-    t, s, c = torch.tensor([1.0, 0.5]).double(), torch.tensor([0.9, 0.4]).double(), [PROMPT] * 2
+    t, s, c = scalar([1.0, 0.5]), scalar([0.9, 0.4]), [PROMPT] * 2
     sampler = build(world.backbone.velocity)
     mean, std = sampler.transition(z, t, s, c)
     nu = torch.stack([sampler.nu(s[0]), sampler.nu(t[1])])
@@ -182,15 +182,14 @@ def test_the_order_from_pure_noise_is_the_same(name, one):
     assert orders(SAMPLERS[name], one, 1.0) == pytest.approx([1, 1, 1], abs=0.1)
 
 
-@pytest.mark.parametrize("a", [0.5, 0.7, 1.0])
-def test_an_infinite_nu_costs_order_from_pure_noise(a, one):
+def test_an_infinite_nu_costs_order_from_pure_noise(one):
     """With nu^2 = a^2 t / (1 - t) the first steps' error decays like (h / (1 - t))^(a^2).
 
     Their noise is as large as z_1 itself however small the step h, and near t = 1 the drift
-    forgets it at the rate a^2 / (1 - t).  `reversal` has a^2 = 2 and keeps its first order.
+    forgets it at the rate a^2 / (1 - t): order 0.49 for `flow_grpo`, whereas `reversal`, of
+    a^2 = 2, keeps its first order.
     """
-    build = partial(Sde, nu=partial(flow_grpo, a=a))
-    assert orders(build, one, 1.0)[0] == pytest.approx(a**2, abs=0.08)
+    assert orders(SDES["flow_grpo"], one, 1.0)[0] == pytest.approx(0.49, abs=0.06)
 
 
 def test_reversal_keeps_first_order_from_pure_noise(one):
@@ -283,11 +282,11 @@ def test_moments_of_a_mixture_are_kept(build, start, world):
 @pytest.mark.parametrize("start", [0.9, 1.0])
 @every_sampler
 def test_moments_of_a_mixture_converge(build, start, world):
-    """The same with 200 000 particles: the allowance falls with the steps."""
+    """The same with 40 000 particles: the allowance falls with the steps."""
     for steps in (15, 60, 240):
-        for gaps, errors in deviations(world, build, start, steps, 200_000):
+        for gaps, errors in deviations(world, build, start, steps, 40_000):
             assert bool((gaps < 4 * errors + 3 / steps).all())
-            assert float(errors.max()) < 0.007
+            assert float(errors.max()) < 0.012
 
 
 # mixtures: from one z_t, only the reversal draws from the posterior
@@ -460,7 +459,7 @@ def test_a_deterministic_sampler_leaves_rng_alone(world):
 @every_sampler
 @pytest.mark.parametrize("stop", [0.0, 0.15])
 def test_rows_at_times_of_their_own_equal_one_by_one(build, stop, world):
-    start = torch.tensor([1.0, 0.9, 0.3]).double()
+    start = scalar([1.0, 0.9, 0.3])
     z = Streams.of(0, "rows", rows=3).normal(torch.empty(3, 2, 1, 1).double())
     c, sampler = [*world.prompts[:3]], build(world.backbone.velocity)
     times = time_grid(6, start, stop=stop)
@@ -480,5 +479,5 @@ def test_sampling_is_differentiable(build, world):
     def end(z):
         return sample(sampler, z, times, c, Streams.of(0, rows=1))
 
-    z = torch.tensor([0.3, -0.7]).double().reshape(1, 2, 1, 1).requires_grad_()
+    z = scalar([0.3, -0.7]).reshape(1, 2, 1, 1).requires_grad_()
     assert torch.autograd.gradcheck(end, z, eps=1e-6, atol=1e-7)

@@ -1,0 +1,1 @@
+"""Tables, plots and one HTML page of a frame of results; nothing is measured here."""

@@ -1,12 +1,13 @@
 """The answer of a facet in one plain sentence."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from bench.report import numbers
 
-Row = dict[str, Any]
+Row = Mapping[Any, Any]
 EXACT = 1e-9  # in units of the reward, which are of order 1
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from bench.report import evidence
+from bench.report import judges
 from bench.report.evidence import Evidence
 from bench.report.facets import Facet, split
 
@@ -45,60 +45,60 @@ CLAIMS = (
         "Tweedie's estimate is exact for a reward linear in the latent",
         "by linearity; Chung et al., 2022, arXiv:2209.14687",
         "RMSE below 1e-8 in float64, 1e-4 in float32, at every noise level",
-        evidence.tweedie_exact,
+        judges.tweedie_exact,
     ),
     Claim(
         "Tweedie's estimate of a nonlinear reward is biased, and more so at more noise",
         f"Jensen gap; {PAPER}",
         "squared bias per latent clearly above 0 at every noise level, and clearly larger at the "
         "highest than at the lowest",
-        evidence.tweedie_biased,
+        judges.tweedie_biased,
     ),
     Claim(
         "Monte Carlo with the reversal kernel is unbiased",
         "nu^2 = 2t/(1-t) reverses the forward process",
         "at the most solver steps, neither bias nor squared bias per latent is clearly off 0, at "
         "any noise level and N",
-        evidence.reversal_unbiased,
+        judges.reversal_unbiased,
     ),
     Claim(
         "Monte Carlo with another kernel is biased for the posterior",
         "it keeps the marginals, not p(z_0 | z_t)",
         "for each kernel, bias or squared bias is clearly off 0 at some noise level",
-        evidence.others_biased,
+        judges.others_biased,
     ),
     Claim(
         "The error of unbiased Monte Carlo falls as 1 / sqrt(N)",
         "variance Var[r | z_t] / N",
         "the slope of log RMSE against log N, at three N or more, is -0.5 +- 0.05 at every noise "
         "level",
-        evidence.root_n,
+        judges.root_n,
     ),
     Claim(
         "Monte Carlo costs many times a Tweedie estimate",
         "N k denoiser calls against one",
         "the dearest one takes at least 10 times as long: lower end of the ratio's interval",
-        evidence.monte_carlo_dear,
+        judges.monte_carlo_dear,
     ),
     Claim(
-        "The stitched value model is cheaper than a Tweedie estimate (stage 1 only: the closed-form "
-        "layer, nothing finetuned)",
+        "The stitched value model is cheaper than a Tweedie estimate (stage 1 only: the "
+        "closed-form layer, nothing finetuned)",
         f"{PAPER}, section 4.1",
         "the interval of the ratio of times lies below 1; its skill is reported, not judged",
-        evidence.stitched_cheaper,
+        judges.stitched_cheaper,
     ),
     Claim(
         "The soft value from finitely many rollouts is biased low",
         "log-mean-exp is concave (Jensen)",
         "at the smallest N, bias clearly below 0 at some noise level and clearly above at none",
-        evidence.soft_low,
+        judges.soft_low,
     ),
     Claim(
         "Realised clean rewards stand in for the truth",
         "E[r(z_0) | z_t] is what they scatter around",
         "neither bias, nor any difference in MSE to the constant, is clearly different when "
         "measured against realised rewards",
-        evidence.realised_agrees,
+        judges.realised_agrees,
     ),
     Claim("Guidance with a stitched value is 3.2 times as fast as classic DPS, at half its memory",
           f"{PAPER}, Table 1", LATER, _untested),

@@ -26,8 +26,8 @@ SPARE = ("#332288", "#aa4499", "#117733", "#b8a100", "#661100", "#6699cc", "#888
 REFERENCES = ("truth", "constant")  # not shaded
 MARKERS = "os^DvPX<>hpd*8H"
 LIGHTEST, DARKEST = 0.45, 0.35  # shares of white and of black in a family's end members
+SHORT = {"estimator.particles": "N", "estimator.steps": "k"}
 MOST = 14  # lines a plot can carry
-FEW = 2  # members of a family that stay when there are more lines than that
 
 
 class Style(NamedTuple):
@@ -111,15 +111,53 @@ def shade(hue: str, share: float | None) -> str:
 
 
 def headline(frame: pd.DataFrame, most: int = MOST) -> list[str]:
-    """The estimators a plot shows: all, or where they are too many the ends of every family."""
+    """The estimators a plot shows: all, or where they are too many some of every family.
+
+    Of Monte Carlo the ends of each kernel's members, or only the dearest; of others the first.
+    """
     members = families(frame)
-    if len(members) <= most:
-        return [str(name) for name in members.index]
+    kin = [members.index[members == group].astype(str).tolist() for group in members.unique()]
+    choices = (
+        lambda names, kernel: names,
+        lambda names, kernel: list(dict.fromkeys([names[0], names[-1]])) if kernel else names[:1],
+        lambda names, kernel: names[-1:] if kernel else names[:1],
+    )
     kept: list[str] = []
-    for group in dict.fromkeys(members):
-        kin = [str(name) for name in members.index[members == group]]
-        kept += kin if len(kin) <= FEW else [kin[0], kin[-1]]
+    for choose in choices:
+        kept = [name for names in kin for name in choose(names, " " in members[names[0]])]
+        if len(kept) <= most:
+            break
     return kept
+
+
+def swept(frame: pd.DataFrame, setting: str) -> dict[str, pd.DataFrame]:
+    """Rows that differ in one setting alone, by a name for what they share.
+
+    Exact draws take no steps, so they are no sweep over them.
+    """
+    over = f"estimator.{setting}"
+    if over not in frame or "estimator.kernel" not in frame:
+        return {}
+    rows = frame[frame[over].notna() & frame["estimator.kernel"].notna()]
+    if setting == "steps":
+        rows = rows[rows["estimator.kernel"] != "exact"]
+    shared = [c for c in map(str, rows) if c.startswith("estimator.") and c != over]
+    groups = rows.groupby(["estimator_build", *shared], sort=False, dropna=False)
+    found = [group for _, group in groups if group[over].nunique() > 1]
+    firsts = pd.DataFrame([group.iloc[0] for group in found])
+    named = [c for c in shared if c in SHORT or (len(found) > 1 and firsts[c].nunique() > 1)]
+    return {_shared_name(group.iloc[0], named): group for group in found}
+
+
+def _shared_name(row: pd.Series, named: list[str]) -> str:
+    """`reversal k=32`: the kernel, and settings by their short names."""
+    kernel = family(row).removeprefix("monte_carlo ")
+    settings = [c for c in named if c != "estimator.kernel" and pd.notna(row[c])]
+    shown = [
+        f"{SHORT[c]}={row[c]:g}" if c in SHORT else f"{c.removeprefix('estimator.')}={row[c]}"
+        for c in settings
+    ]
+    return " ".join([kernel, *shown])
 
 
 def natural(text: str) -> tuple[tuple[float, str], ...]:

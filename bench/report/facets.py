@@ -3,6 +3,8 @@
 Rows of different facets answer different questions and are never compared.
 """
 
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -54,13 +56,14 @@ def split(frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]] = ()) -> li
     """
     if frame.empty:
         return []
+    failures = list(failures)
     keys = [*COORDINATES, *(name for name in RUN if frame[name].nunique() > 1)]
     several = [name for name in keys if frame[name].nunique() > 1]
-    facets = []
+    facets: list[Facet] = []
     for values, rows in frame.groupby(keys, sort=False, dropna=False):
         at = dict(zip(keys, values, strict=True))
         mine = [f for f in failures if all(f[name] == at[name] for name in CELL)]
-        slug = f"facet-{len(facets) + 1}"
+        slug = _slug(at, several, {facet.slug for facet in facets})
         facets.append(Facet(_title(at, several), _about(at), slug, comparable(rows), mine))
     return facets
 
@@ -70,8 +73,7 @@ def comparable(rows: pd.DataFrame) -> pd.DataFrame:
 
     Of several sets of latents the one most rows share stays.
     """
-    shared = rows.groupby("sigma")["z_digest"].transform(lambda d: d.mode().iloc[0])
-    return rows[rows["z_digest"] == shared].reset_index(drop=True)
+    return rows[_shares_latents(rows)].reset_index(drop=True)
 
 
 def strangers(frame: pd.DataFrame) -> list[str]:
@@ -81,18 +83,12 @@ def strangers(frame: pd.DataFrame) -> list[str]:
     keys = [*COORDINATES, *RUN]
     lines = []
     for _, rows in frame.groupby(keys, sort=False, dropna=False):
-        left_out = rows[~rows.index.isin(_kept(rows))]
         lines += [
-            f"{row.estimator} at sigma {row.sigma:g} (cell {row.cell}) was measured on other "
-            f"latents than the rest of its table and is left out"
-            for row in left_out.itertuples()
+            f"{row['estimator']} at sigma {row['sigma']:g} (cell {row['cell']}) was measured on "
+            f"other latents than the rest of its table and is left out"
+            for row in rows[~_shares_latents(rows)].to_dict("records")
         ]
     return lines
-
-
-def _kept(rows: pd.DataFrame) -> pd.Index:
-    shared = rows.groupby("sigma")["z_digest"].transform(lambda d: d.mode().iloc[0])
-    return rows.index[rows["z_digest"] == shared]
 
 
 def estimand(text: str) -> str:
@@ -103,6 +99,19 @@ def estimand(text: str) -> str:
     else:
         value = f"{value} value"
     return f"{value} {POSTERIORS.get(posterior, f'under {posterior}')}"
+
+
+def _shares_latents(rows: pd.DataFrame) -> pd.Series:
+    commonest = rows.groupby("sigma")["z_digest"].transform(lambda d: d.mode().iloc[0])
+    return rows["z_digest"] == commonest
+
+
+def _slug(at: Mapping[str, Any], several: list[str], taken: set[str]) -> str:
+    """What tells a facet apart, as a file name."""
+    parts = [at[name] for name in dict.fromkeys(["reward", "estimand", *several])]
+    plain = re.sub(r"[^a-z0-9.]+", "-", "-".join(map(str, parts)).lower()).strip("-")
+    names = itertools.chain([plain], (f"{plain}-{k}" for k in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def _title(at: Mapping[str, Any], several: list[str]) -> str:

@@ -6,9 +6,9 @@ IDEAS = {
     "noisy latent z_t, noise level sigma": "A clean latent z_0 (what an image is decoded from) "
     "mixed with Gaussian noise: z_t = (1 - t) z_0 + t eps, sigma = t. At 0 it is clean, at 1 pure "
     "noise.",
-    "value": "What reward to expect once a noisy latent is finished. The mean value is the average "
-    "reward E[r(z_0) | z_t]; the soft value (1/lambda) log E[exp(lambda r(z_0)) | z_t] counts high "
-    "rewards more, and is what guidance and steering need in theory.",
+    "value": "What reward to expect once a noisy latent is finished. The mean value is the "
+    "average reward E[r(z_0) | z_t]; the soft value (1/lambda) log E[exp(lambda r(z_0)) | z_t] "
+    "counts high rewards more, and is what guidance and steering need in theory.",
     "posterior": "Which clean latents count as possible. prompt: those that fit both the noisy "
     "latent and the prompt. data: those that fit the noisy latent, whatever the prompt. A "
     "sampler's name (model): what that sampler would make of the noisy latent.",
@@ -30,10 +30,10 @@ REFERENCES = {
     "constant": "The prompt's mean reward, whatever the latent looks like: the bar to clear.",
     "terminal": "The reward of the noisy latent taken as if it were clean.",
     "tweedie": "The reward of the denoiser's one-step guess of the clean latent.",
-    "mc (Monte Carlo)": "The average reward of N rollouts of k solver steps from the noisy latent. "
-    "The kernel is how they are drawn: only reversal (and exact, which needs the truth) ends in "
-    "the posterior; ode, square, sigma and flow_grpo keep the noise levels' distributions but "
-    "finish a given latent differently.",
+    "mc (Monte Carlo)": "The average reward of N rollouts of k solver steps from the noisy "
+    "latent. The kernel is how they are drawn: only reversal (and exact, which needs the truth) "
+    "ends in the posterior; ode, square, sigma and flow_grpo keep the noise levels' distributions "
+    "but finish a given latent differently.",
     "stitch (stage 1)": "A frozen generator's first blocks joined to a reward model's last blocks "
     "by a closed-form linear layer. The published method also finetunes the result.",
 }
@@ -57,9 +57,9 @@ DERIVED = {
     "as good, but dearer": "Estimators not clearly worse than the one of lowest RMSE, which is "
     "marked unless it is the trusted one.",
     "peak memory": "Largest tensor memory during a call, above weights and inputs.",
-    "calls per value": "What one value asks of the models: full denoiser calls (velocity), partial "
-    "ones (trunk, with the blocks run), decodes, reward calls, and calls of a reward's last blocks "
-    "alone (tail).",
+    "calls per value": "What one value asks of the models: full denoiser calls (velocity), "
+    "partial ones (trunk, with the blocks run), decodes, reward calls, and calls of a reward's "
+    "last blocks alone (tail).",
     "detectable skill gap": "The smallest true difference in skill between the trusted estimator "
     "and the one of lowest RMSE (or the runner-up) that a test on these prompts finds 80 % of the "
     "time. A smaller gap may be there unseen.",

@@ -1,13 +1,18 @@
-"""Numbers as a reader sees them: as many digits as their interval supports, missing ones as a dash.
+"""Numbers as a reader sees them: digits as the interval supports, a dash where missing.
 
 Display only: files for machines keep every digit.
 """
 
 import math
 from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+Row = Mapping[Any, Any] | pd.Series
 
 MISSING = "\u2013"  # never 0, never empty
-SECOND_DIGIT = 3.55  # a half-width shows two digits below this leading one, else one (as the Particle Data Group rounds)
+SECOND_DIGIT = 3.55  # a half-width below it shows two digits, else one (Particle Data Group)
 SMALLEST_PLAIN, LARGEST_PLAIN = 1e-4, 1e5  # numbers outside are written as 1.2e-17
 
 
@@ -48,17 +53,17 @@ def interval(mean: float, lo: float, hi: float, most: int = 6) -> str:
 
 
 def margin(mean: float, lo: float, hi: float) -> str:
-    """`0.123 +- 0.013`, the wider side of the interval, for narrow places."""
+    """`0.123±0.013`, the wider side of the interval, for narrow places."""
     half = max(hi - mean, mean - lo)
     if math.isnan(mean) or not math.isfinite(half) or half <= 0:
         return plain(mean)
     if max(abs(mean), half) < SMALLEST_PLAIN:
         return f"{mean:.0e}"
     decimals = _decimals(half)
-    return f"{_fixed(mean, decimals)} \u00b1 {_fixed(half, decimals)}"
+    return f"{_fixed(mean, decimals)}\u00b1{_fixed(half, decimals)}"
 
 
-def of(row: Mapping[str, float], metric: str, most: int = 6) -> str:
+def of(row: Row, metric: str, most: int = 6) -> str:
     """A metric of a row, with its interval."""
     return interval(row[metric], row[f"{metric}_lo"], row[f"{metric}_hi"], most)
 

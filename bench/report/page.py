@@ -19,15 +19,15 @@ HERE = Path(__file__).parent
 CAPTIONS = {
     "rmse": "Error against the noise level. Below the dashed line an estimator beats the prompt's "
     "mean.",
-    "cost": "Error against time, a panel per noise level. Below the grey front lies nothing one could "
-    "use (exact posterior draws need the truth); the dashed line is the prompt's mean.",
+    "cost": "Error against time, a panel per noise level. Below the grey front lies nothing one "
+    "could use (exact posterior draws need the truth); the dashed line is the prompt's mean.",
     "skill": "Share of the prompt's mean's squared error that an estimator removes.",
     "bias": "Bias against the noise level: what no number of replicates averages away.",
     "ranking": "How well an estimator ranks the latents an algorithm would choose among.",
     "gradient": "Whether the estimator's gradient points where the true one does.",
     "particles": "Monte Carlo error against the number of rollouts.",
-    "steps": "Monte Carlo bias against solver steps; below, the part that more steps would remove. "
-    "What stays is the kernel's own.",
+    "steps": "Monte Carlo bias against solver steps; below, the part that more steps would "
+    "remove. What stays is the kernel's own.",
     "realised": "Bias measured without knowing the truth, against the bias to the truth. On the "
     "diagonal both agree.",
 }
@@ -62,10 +62,10 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = plots.figures(frame) if len(frame) else {}
+    drawn = plots.figures(frame)
     html = environment.get_template("page.html").render(
         facets=[_facet(facet, drawn[facet.slug]) for facet in facets.split(frame, failures)],
-        verdicts=claims.judge(frame) if len(frame) else [],
+        verdicts=claims.judge(frame),
         measured=measured(frame) if len(frame) else {},
         suites=_suites(frame),
         indicative=bool(len(frame)) and bool((frame["isolation"] == "inline").any()),

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from bench.report import drawing
+from bench.report import drawing, scales
 from bench.report.drawing import Series
 from bench.report.estimators import MARKERS, SPARE, Palette, Style, order, palette
 from bench.report.facets import split
@@ -28,6 +28,8 @@ MANY = 30.0  # ratio of extremes above which an axis of positive numbers is loga
 
 def figures(frame: pd.DataFrame, look: Palette | None = None) -> dict[str, dict[str, Figure]]:
     """Facet's slug to the name of a figure to the figure."""
+    if frame.empty:
+        return {}
     look = look or palette(frame)
     out: dict[str, dict[str, Figure]] = {}
     with drawing.styled():
@@ -74,11 +76,12 @@ def draw(frame: pd.DataFrame, x: str, y: str, by: str = "estimator") -> Figure:
         by: What tells the lines apart; the rows of one line and one x are all drawn.
 
     Raises:
-        ValueError: for a column that does not exist or cannot be drawn.
+        ValueError: for a column that does not exist or cannot be drawn, or without rows.
     """
-    drawable = [c for c in frame.columns if is_numeric_dtype(frame[c])
-                and not is_bool_dtype(frame[c]) and not str(c).endswith(("_lo", "_hi"))]  # fmt: skip
-    tellable = [c for c in frame.columns if not str(c).endswith("_by_prompt")]
+    if frame.empty:
+        raise ValueError("expected results to draw, got none")
+    tellable = [c for c in frame.columns if not str(c).endswith(("_by_prompt", "_lo", "_hi"))]
+    drawable = [c for c in tellable if is_numeric_dtype(frame[c]) and not is_bool_dtype(frame[c])]
     _check("x", x, drawable)
     _check("y", y, drawable)
     _check("by", by, tellable)
@@ -108,7 +111,7 @@ def _panel(axis: Axes, lines: list[Series]) -> str:
     if x.min() > 0 and x.max() > MANY * x.min():
         axis.set_xscale("log")
     if y.min() >= 0 and y.max() > MANY * y[y > 0].min(initial=np.inf):
-        lines, note = drawing.log_axis(axis, lines)
+        lines, note = scales.log_axis(axis, lines)
     joined = all(np.unique(s.x).size == s.x.size for s in lines)
     drawing.points(axis, lines, joined=joined and (len(lines) == 1 or np.unique(x).size < x.size))
     return note

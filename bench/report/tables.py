@@ -1,4 +1,4 @@
-"""Tables of a frame: for reading (md, tex, text) rounded by their intervals, for machines (csv) not.
+"""Tables of a frame: rounded for readers (md, tex, text), with every digit for machines (csv).
 
 One table a facet, one row per noise level and estimator.  A missing number is a dash, a failed
 cell stands in its place with its status.
@@ -16,12 +16,26 @@ from bench.report.estimators import order
 from bench.report.facets import Facet, split
 from bench.report.numbers import MISSING
 from bench.report.typeset import latex, markdown
+from bench.report.verdicts import verdicts
 
 Failures = Iterable[Mapping[str, Any]]
-Cell = Callable[[Mapping[str, Any]], str]
+Row = Mapping[Any, Any]
 
 CALLS = ("velocity", "trunk", "blocks", "decode", "reward", "tail")
-SHOWN: dict[str, Cell] = {  # heading to text of a row
+
+
+def calls(row: Row) -> str:
+    """What one value asks of the models: `512 velocity, 16 decode, 16 reward`."""
+    made = {kind: row[f"calls_{kind}"] for kind in CALLS}
+    if all(pd.isna(number) for number in made.values()):
+        return MISSING
+    if not pd.isna(made["velocity"]) and made["velocity"] > 0 and not made["trunk"]:
+        made["blocks"] = 0  # a velocity runs them all
+    shown = [f"{n:g} {kind}" for kind, n in made.items() if not pd.isna(n) and n > 0]
+    return ", ".join(shown) or "none"
+
+
+SHOWN: dict[str, Callable[[Row], str]] = {  # heading to text of a row
     "target": lambda row: str(row["target"]),
     "bias": lambda row: numbers.of(row, "bias"),
     "variance": lambda row: numbers.plain(row["variance"]),
@@ -35,8 +49,10 @@ SHOWN: dict[str, Cell] = {  # heading to text of a row
     "gradient error": lambda row: numbers.plain(row["gradient_error"], 2),
     "time per value": lambda row: numbers.seconds(row["seconds"]),
     "peak memory": lambda row: numbers.size(row["peak_live_bytes"]),
-    "calls per value": lambda row: calls(row),
+    "calls per value": calls,
 }
+COLUMN, TIME = 16, 8  # characters
+MARKS = {"best": "*", "same": "~"}
 TEX_PARTS = {  # a page is narrower than the table
     "accuracy": ("bias", "RMSE", "offset-free RMSE", "skill", "against constant", "against best"),
     "use and cost": (
@@ -44,7 +60,6 @@ TEX_PARTS = {  # a page is narrower than the table
     ),
 }  # fmt: skip
 REASON = 60  # characters of a failure's reason in a table; a report lists it whole
-AGAINST = {-1: "better", 0: "same", 1: "worse"}
 
 
 def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
@@ -59,7 +74,7 @@ def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
         (better, same, worse) and "against best" (best, same, worse).  A difference counts when it
         is clear (`trust.against`); else the two are the same as far as this run can tell.
     """
-    verdicts = _verdicts(frame)
+    found = verdicts(frame)
     sigmas = sorted(frame["sigma"].unique())
     failed = {str(f["estimator"]): f for f in failures}
     rows = {(row["sigma"], row["estimator"]): row for row in frame.to_dict("records")}
@@ -70,7 +85,7 @@ def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
             place = {"sigma": f"{sigma:g}", "estimator": name}
             if (row := rows.get((sigma, name))) is not None:
                 shown = {heading: text(row) for heading, text in SHOWN.items()}
-                out.append(place | shown | verdicts[sigma, name])
+                out.append(place | shown | found[sigma, name])
             elif name in failed:
                 out.append(place | _failed(failed[name]))
     columns = ["sigma", "estimator", *SHOWN, "against constant", "against best"]
@@ -101,20 +116,9 @@ def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out, dtype=object)
 
 
-def calls(row: Mapping[str, Any]) -> str:
-    """What one value asks of the models: `512 velocity, 16 decode, 16 reward`."""
-    made = {kind: row[f"calls_{kind}"] for kind in CALLS}
-    if all(pd.isna(number) for number in made.values()):
-        return MISSING
-    if not pd.isna(made["velocity"]) and made["velocity"] > 0 and not made["trunk"]:
-        made["blocks"] = 0  # a velocity runs them all
-    shown = [f"{n:g} {kind}" for kind, n in made.items() if not pd.isna(n) and n > 0]
-    return ", ".join(shown) or "none"
-
-
-def text(frame: pd.DataFrame, failures: Failures = ()) -> str:
-    """For a terminal: RMSE of every estimator and noise level, and seconds per value."""
-    parts = [_block(facet) for facet in split(frame, failures)]
+def text(frame: pd.DataFrame, failures: Failures = (), width: int = 100) -> str:
+    """For a terminal of some width: RMSE by estimator and noise level, and time per value."""
+    parts = [_block(facet, width) for facet in split(frame, failures)]
     note = "RMSE \u00b1 95 %; * lowest, ~ as good (not clearly worse); time per value"
     return "\n\n".join([*parts, note]) + "\n" if parts else "no results\n"
 
@@ -160,49 +164,29 @@ def _failed(failure: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _verdicts(frame: pd.DataFrame) -> dict[tuple[float, str], dict[str, str]]:
-    """Both verdicts of every row; a dash where a row is not compared."""
-    measured, judges = frame[frame["mse"].notna()], trust.best(frame)
-    out = {
-        (row.sigma, row.estimator): {"against constant": MISSING, "against best": MISSING}
-        for row in frame.itertuples()
-    }
-    tests = {
-        "against constant": trust.against(measured, trust.constants(measured)),
-        "against best": trust.against(trust.candidates(frame), judges),
-    }
-    for heading, table in tests.items():
-        for row in table.itertuples():
-            out[row.sigma, row.estimator][heading] = AGAINST[row.clear]
-    for row in judges.itertuples():
-        out[row.sigma, row.estimator]["against best"] = "best"
-    return out
-
-
-def _block(facet: Facet, per_line: int = 5) -> str:
-    frame = facet.frame
-    table, names = _verdicts(frame), order(frame)
+def _block(facet: Facet, width: int) -> str:
+    """A facet's lines: as many noise levels beside each other as fit."""
+    frame, found = facet.frame, verdicts(facet.frame)
     rows = {(row["sigma"], row["estimator"]): row for row in frame.to_dict("records")}
-    sigmas = sorted(frame["sigma"].unique())
-    marks = {"best": "*", "same": "~"}
-    width = max(len(name) for name in [*names, *(str(f["estimator"]) for f in facet.failures)])
+    names, sigmas = order(frame), sorted(frame["sigma"].unique())
+    wide = max(len(str(name)) for name in [*names, *(f["estimator"] for f in facet.failures)])
+    times = frame.groupby("estimator")["seconds"].median()
+    at_once = max(1, (width - wide - TIME) // COLUMN)
     lines = [facet.title]
-    for first in range(0, len(sigmas), per_line):
-        part = sigmas[first : first + per_line]
-        heads = "".join(f"{f'sigma {sigma:g}':>16} " for sigma in part)
-        lines.append(f"{'':{width}}{heads}{'time':>9}")
+    for first in range(0, len(sigmas), at_once):
+        part = sigmas[first : first + at_once]
+        heads = "".join(f"{f'sigma {sigma:g}':>{COLUMN - 1}} " for sigma in part)
+        lines.append(f"{'':{wide}}{heads}{'time':>{TIME}}")
         for name in names:
-            cells = []
-            for sigma in part:
-                row = rows.get((sigma, name))
-                shown = MISSING if row is None else numbers.margin(*_triple(row, "rmse"))
-                mark = "" if row is None else marks.get(table[sigma, name]["against best"], "")
-                cells.append(f"{shown:>16}{mark or ' '}")
-            time = frame.loc[frame["estimator"] == name, "seconds"].median()
-            lines.append(f"{name:{width}}{''.join(cells)}{numbers.seconds(time):>9}")
-    lines += [f"{f['estimator']:{width}}  {f['status']}: {f['reason']}" for f in facet.failures]
+            cells = "".join(_rmse(rows.get((s, name)), found.get((s, name), {})) for s in part)
+            lines.append(f"{name:{wide}}{cells}{numbers.seconds(times[name]):>{TIME}}")
+    lines += [f"{f['estimator']:{wide}}  {f['status']}: {f['reason']}" for f in facet.failures]
     return "\n".join(lines)
 
 
-def _triple(row: Mapping[str, Any], metric: str) -> tuple[float, float, float]:
-    return row[metric], row[f"{metric}_lo"], row[f"{metric}_hi"]
+def _rmse(row: Row | None, verdict: Mapping[str, str]) -> str:
+    """RMSE and its mark, in a column's width."""
+    shown = MISSING
+    if row is not None:
+        shown = numbers.margin(row["rmse"], row["rmse_lo"], row["rmse_hi"])
+    return f"{shown:>{COLUMN - 1}}{MARKS.get(verdict.get('against best', ''), ' ')}"

@@ -112,9 +112,7 @@ def trust(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out, columns=list(COLUMNS))
 
 
-def _detectable(
-    rows: pd.DataFrame, tests: pd.DataFrame, pick: pd.Series, top: pd.Series
-) -> float:
+def _detectable(rows: pd.DataFrame, tests: pd.DataFrame, pick: pd.Series, top: pd.Series) -> float:
     if tests.empty:
         return float("nan")
     if pick["estimator"] != top["estimator"]:

@@ -20,7 +20,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def latex(table: pd.DataFrame, caption: str) -> str:
     """A booktabs table, a rule between noise levels; `booktabs` and `textcomp` are needed."""
-    body = []
+    body: list[str] = []
     for line in _once(table):
         rule = r"\midrule" + "\n" if line[0] and body else ""
         body.append(f"{rule}{_tex_line(line)}")

@@ -1,5 +1,7 @@
 """Prompts of the Gaussian world: each reweights the components and has a direction of its own."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ class PromptBook(nn.Module):
 
     def __init__(self, log_weights: Tensor) -> None:
         super().__init__()
-        null = log_weights.logsumexp(0, keepdim=True) - torch.tensor(len(log_weights)).log()
+        null = log_weights.logsumexp(0, keepdim=True) - math.log(len(log_weights))
         self.register_buffer("log_weights", torch.cat([log_weights, null]))
         self.texts = tuple(f"scene {p}" for p in range(len(log_weights)))
         self._index = {text: p for p, text in enumerate((*self.texts, NULL))}

@@ -1,0 +1,199 @@
+"""stitchbench as its users meet it: help, lists, runs, refusals, and a stranger's own estimator."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from bench.cli import COMMANDS, cli
+from bench.resolve import load_file
+
+STRANGER = '''
+"""Half of Tweedie: a stranger's estimator."""
+
+from stitchvm.path import denoise
+from stitchvm.value import Target, ValueEstimator
+
+
+class Half(ValueEstimator):
+    def __init__(self, backbone, reward, factor):
+        super().__init__()
+        self.backbone, self.reward, self.factor = backbone, reward, factor
+        self.latent, self.target = backbone.latent, Target("mean", "prompt")
+
+    def forward(self, z_t, t, c, rng=None):
+        z_0 = denoise(z_t, t, self.backbone.velocity(z_t, t, c))
+        return self.factor * self.reward(self.backbone.decode(z_0), c)
+
+
+def build(world, reward, *, factor: float = 0.5):
+    return Half(world.backbone, reward, factor)
+'''
+WORLD = {"build": "gaussian", "latent": [2, 2, 1], "components": 3, "rank": 2, "prompts": 4}
+SUITE = {
+    "name": "mine",
+    "about": "a stranger's suite",
+    "minutes": 0.1,
+    "isolation": "inline",
+    "defaults": {"world": WORLD, "reward": "quadratic", "prompts": 3, "calls": 1}
+    | {"sigmas": [0.25, 0.75], "replicates": 2},
+    "axes": {"estimator": ["truth", "constant", "tweedie"]},
+}
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(cli, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def said(*arguments):
+    """What a refusal says, its line breaks apart."""
+    return " ".join(call(*arguments, code=2).split())
+
+
+@pytest.fixture
+def suite(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(SUITE))
+    return path
+
+
+def test_help_is_quick_and_imports_nothing_slow():
+    code = (
+        "import sys\nfrom bench.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "slow = {'torch', 'pandas', 'numpy', 'scipy', 'matplotlib', 'pydantic'} & set(sys.modules)\n"
+        "assert not slow, slow"
+    )
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in COMMANDS)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name):
+    assert f"Example: stitchbench {name}" in call(name, "--help")
+
+
+def test_lists():
+    assert "gaussian" in call("ls", "worlds")
+    assert re.search(r"tweedie +Tweedie: the reward of the posterior mean", call("ls", "estimators"))
+    assert re.search(r"quickstart +Which value estimator to trust", call("ls", "suites"))
+    assert re.search(r"bias +estimate minus true value \[reward\]", call("ls", "metrics"))
+
+
+def test_plan_shows_cells_and_what_is_left(suite, tmp_path):
+    store = tmp_path / "store"
+    assert "3 cells, 3 to run" in call("plan", suite, "--store", store)
+    call("run", suite, "--store", store, "--only", "estimator=truth")
+    said = call("plan", suite, "--store", store)
+    assert "3 cells, 2 to run" in said
+    assert re.search(r"done +estimator=truth", said)
+
+
+def test_run_table_plot_report(suite, tmp_path):
+    store = tmp_path / "store"
+    out = call("run", suite, "--store", store)
+    assert "3 cells measured, 0 were there, 0 failed" in out
+    assert "tweedie" in out
+    assert "0 cells measured, 3 were there" in call("run", suite, "--store", store)
+    assert "tweedie" in call("table", store, "--out", tmp_path / "tables")
+    assert {p.suffix for p in (tmp_path / "tables").rglob("*.*")} >= {".md", ".csv", ".tex"}
+    call("plot", store, "--x", "seconds", "--y", "rmse", "--out", tmp_path / "plots")
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {
+        "rmse-by-seconds.png",
+        "rmse-by-seconds.pdf",
+    }
+    assert "open " in call("report", store)
+    page = (store / "report" / "index.html").read_text()
+    assert "tweedie" in page
+    assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", page)
+
+
+def test_a_strangers_estimator_appears_everywhere_and_keeps_the_contract(tmp_path):
+    file = tmp_path / "half.py"
+    file.write_text(STRANGER)
+    assert len(STRANGER.strip().splitlines()) <= 30
+    tested = call("test", file)
+    assert "FAILED" not in tested
+    assert tested.count("ok ") == 8
+    suite, store = tmp_path / "mine.yaml", tmp_path / "store"
+    mine = {"name": "a quarter", "build": f"{file}:build", "factor": 0.25}
+    suite.write_text(
+        yaml.safe_dump(SUITE | {"axes": {"estimator": ["truth", "constant", str(file), mine]}})
+    )
+    out = call("run", suite, "--store", store)
+    assert "half" in out
+    assert "a quarter" in out
+    call("report", store)
+    for path in (store / "report").rglob("*.md"):
+        assert "half" in path.read_text()
+    assert "a quarter" in (store / "report" / "index.html").read_text()
+    csv = pd.concat(pd.read_csv(p) for p in (store / "report").rglob("*.csv"))
+    assert {"half", "a quarter"} <= set(csv["estimator"])
+
+
+def test_a_broken_estimator_fails_its_contract(tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text(STRANGER.replace("return self.factor", "z_t += 1\n        return self.factor"))
+    out = call("test", file, code=1)
+    assert re.search(r"FAILED +The latents are not changed in place", out)
+
+
+def test_refusals(suite, tmp_path):
+    assert "unknown command 'runn'" in said("runn", "quickstart")
+    assert "did you mean 'run'?" in said("runn", "quickstart")
+    assert "unknown suite 'quikstart': expected one of quickstart, value; did you mean" in said(
+        "run", "quikstart"
+    )
+    assert "unknown world 'gausian'" in said("run", suite, "--world", "gausian")
+    assert "unknown field 'sigma'" in said("run", suite, "--set", "sigma=0.5")
+    assert "expected --set AXIS=V1,V2, got 'sigmas'" in said("run", suite, "--set", "sigmas")
+    assert "strictly between 0 and 1" in said("run", suite, "--set", "sigmas=0,0.5")
+    assert "expected --only to select some cells" in said("run", suite, "--only", "estimator=none")
+    assert "unknown estimator 'nope.pyx'" in said("test", "nope.pyx")
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "expected a folder for the store, got the file" in said("run", suite, "--store", file)
+    assert "expected a store with records at nowhere" in said("table", "nowhere")
+    store = tmp_path / "store"
+    call("run", suite, "--store", store, "--only", "estimator=truth")
+    assert "rmsee" in said("plot", store, "--y", "rmsee")
+    assert "did you mean" in said("plot", store, "--y", "rmsee")
+
+
+def test_a_failure_is_shown_and_sets_the_exit_code(tmp_path):
+    store, path = tmp_path / "store", tmp_path / "bad.yaml"
+    bad = {"name": "bad", "build": "monte_carlo", "particles": 0}
+    path.write_text(yaml.safe_dump(SUITE | {"axes": {"estimator": ["tweedie", bad]}}))
+    out = call("run", path, "--store", store, code=1)
+    assert "failed: bad (quadratic): ValueError: expected particles >= 1, got 0" in out
+    call("report", store)
+    assert "expected particles &gt;= 1, got 0" in (store / "report" / "index.html").read_text()
+    only = tmp_path / "only.yaml"
+    only.write_text(yaml.safe_dump(SUITE | {"axes": {"estimator": [bad]}}))
+    call("run", only, "--store", tmp_path / "empty", code=3)
+
+
+def test_the_readme_is_true(tmp_path, monkeypatch):
+    """Its Python runs, and its estimator keeps the contract."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    use, own = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(use, "README", "exec"), {})
+    file = tmp_path / "my_estimator.py"
+    file.write_text(own)
+    assert len(own.strip().splitlines()) <= 30
+    assert load_file(file, "estimator").build
+    assert "FAILED" not in call("test", file)
