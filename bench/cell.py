@@ -73,6 +73,15 @@ class Protocol(Model):
     kernel: Literal["reversal", "flow_grpo", "sigma", "square"] = "reversal"
     steps: int = Field(40, ge=1)
 
+    @property
+    def size(self) -> str:
+        """How much is measured, in words."""
+        latents = self.prompts * self.groups * self.members
+        return (
+            f"{self.prompts} prompts x {self.groups} groups x {self.members} members = {latents} "
+            f"latents at each of {len(self.sigmas)} noise levels, {self.replicates} replicates"
+        )
+
     @field_validator("sigmas")
     @classmethod
     def _inside(cls, sigmas: tuple[float, ...]) -> tuple[float, ...]:
@@ -107,7 +116,20 @@ class Spec(Model):
     @property
     def id(self) -> str:
         """The digest that names the cell, 16 hex digits."""
-        return digest(self.model_dump(mode="json"))
+        return identity(self.model_dump(mode="json"))
+
+
+def identity(spec: dict[str, Any]) -> str:
+    """The id of a specification as plain data.
+
+    A user's file counts by its name and content, not by the folder it lies in.
+    """
+    parts = {
+        kind: part | {"build": part["build"].rpartition("/")[2]}
+        for kind, part in spec.items()
+        if isinstance(part, dict) and part.get("source") is not None
+    }
+    return digest(spec | parts)
 
 
 def digest(data: Any) -> str:

@@ -151,6 +151,8 @@ def plan(suite: str, store: Path | None, **options: Any) -> None:
         state = "done" if cell.id in done else "to run"
         where = "  ".join(f"{k}={v}" for k, v in cell.coordinates.items())
         click.echo(f"{cell.id}  {state:6}  {where}")
+    for protocol in dict.fromkeys(cell.spec.protocol.size for cell in cells):
+        click.echo(protocol)
     missing = sum(cell.id not in done for cell in cells)
     click.echo(
         f"{len(cells)} cells, {missing} to run; the whole suite takes about "
@@ -166,7 +168,7 @@ def plan(suite: str, store: Path | None, **options: Any) -> None:
 @click.option("--store", type=Path, help=f"Folder of the records.  [default: {RUNS}/<suite>]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ...")
 @click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a cell."
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."
 )
 @click.pass_context
 @_careful

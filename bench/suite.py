@@ -126,7 +126,7 @@ def combinations(suite: Suite, changes: Mapping[str, list[Any]], *, quick: bool)
     grid = [fixed | _merged(parts) for parts in itertools.product(*choices)] if axes else []
     for extra in suite.include:
         _known(*extra)
-        lists = {k: v if _lists(k, v) else [v] for k, v in extra.items()} | changes
+        lists = {k: v if _lists(k, v) else [v] for k, v in extra.items()} | dict(changes)
         grid += [
             fixed | dict(zip(lists, values, strict=True))
             for values in itertools.product(*lists.values())

@@ -146,10 +146,10 @@ def test_error_of_exact_draws_falls_with_the_root_of_their_number(name):
 
 
 @cache
-def squared_bias(kernel, steps, rows=256, particles=128, sigma=0.6):
+def squared_bias(kernel, steps, rows=256, sigma=0.6):
     """Mean over latents of (E[rollout reward | z_t] - truth)^2, freed of its sampling noise."""
     reward, (z_t, t, c) = small().reward("linear"), noisy(small(), sigma, rows)
-    particles = 1 if kernel == "ode" else particles
+    particles = {"ode": 1, "reversal": 128}.get(kernel, 32)  # most where the bias is least
     rollouts = monte_carlo(
         small(), reward, kernel=kernel, steps=steps, particles=particles, chunk=2**14
     )
@@ -191,14 +191,14 @@ def many_exact_rewards(name, count=2**14, rows=16):
 
 
 @pytest.mark.parametrize("name", REWARDS)
-@pytest.mark.parametrize("particles", [4, 16])
+@pytest.mark.parametrize("particles", [2, 8])
 def test_soft_value_of_few_draws_is_biased_low_as_predicted(name, particles):
-    """By lam Var[r | z_t] / (2 N) where lam times the spread is small, here 0.02.
+    """By lam Var[r | z_t] / (2 N) where lam times the spread is small, here 0.005.
 
     Its excess over the mean of the same draws has the same bias and hardly any noise.
     """
     rewards, inputs = many_exact_rewards(name)
-    lam = 0.02 / float(rewards.std(0).mean())
+    lam = 0.005 / float(rewards.std(0).mean())
     soft, mean = (
         small().truth(small().reward(name), target)(*inputs)
         for target in (Target("soft", "prompt", lam), Target("mean", "prompt"))

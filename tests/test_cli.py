@@ -88,7 +88,9 @@ def test_every_command_has_help_with_an_example(name):
 
 def test_lists():
     assert "gaussian" in call("ls", "worlds")
-    assert re.search(r"tweedie +Tweedie: the reward of the posterior mean", call("ls", "estimators"))
+    assert re.search(
+        r"tweedie +Tweedie: the reward of the posterior mean", call("ls", "estimators")
+    )
     assert re.search(r"quickstart +Which value estimator to trust", call("ls", "suites"))
     assert re.search(r"bias +estimate minus true value \[reward\]", call("ls", "metrics"))
 

@@ -329,7 +329,7 @@ def test_trunk_resumes_to_the_velocity(i):
     backbone = small().backbone
     z_t, t, c = noisy(small(), 0.4)
     state = backbone.trunk(z_t, t, i, c)
-    assert sum(work is not None for work in state.hidden) == i  # and no block more
+    assert sum(work is not None for work in state.hidden) == (1, 2, 4, 5)[i - 1]  # no block more
     u = backbone.velocity(z_t, t, c)
     torch.testing.assert_close(backbone.resume(state), u, rtol=0, atol=0)
     null = backbone.resume(backbone.trunk(z_t, t, i))

@@ -28,7 +28,11 @@ DEFAULTS = {"world": TINY, "reward": "sigmoid", "prompts": 3, "members": 3, "cal
     "replicates": 2,
     "batch": 4,
 }
-RIVALS = ["constant", "tweedie", {"name": "mc", "build": "monte_carlo", "particles": 3, "steps": 4}]
+RIVALS = [
+    "constant",
+    "tweedie",
+    {"name": "mc", "build": "monte_carlo", "particles": 3, "steps": 4},
+]
 DEPTH = 4  # blocks of the Gaussian backbone
 
 
@@ -276,7 +280,11 @@ def test_gradient_memory_of_monte_carlo_does_not_grow_with_particles():
         live = Live(iter([z, *mc.state_dict().values()]))
         with live:
             value_and_gradient(
-                mc, z, torch.tensor(0.5, dtype=torch.float64), ["scene 0"] * 8, Streams.of(0, rows=8)
+                mc,
+                z,
+                torch.tensor(0.5, dtype=torch.float64),
+                ["scene 0"] * 8,
+                Streams.of(0, rows=8),
             )
         peaks.append(live.peak)
     assert peaks[1] < 1.1 * peaks[0]

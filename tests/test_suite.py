@@ -100,7 +100,9 @@ def test_quick_overrides_and_is_marked(tmp_path):
 
 
 def test_only_selects(tmp_path):
-    suite = suites.load(str(written(tmp_path, axes={"estimator": ["tweedie", "constant", "truth"]})))
+    suite = suites.load(
+        str(written(tmp_path, axes={"estimator": ["tweedie", "constant", "truth"]}))
+    )
 
     def labels(only):
         return [c.label for c in suites.plan(suite, only=only)]
@@ -171,6 +173,10 @@ def test_a_file_is_an_estimator_and_its_content_is_identity(tmp_path):
     first = planned(tmp_path, axes={"estimator": [str(file), entry]})
     assert [c.label for c in first] == ["mine", "mine(level=0.5)"]
     assert first[0].spec.estimator.settings == {"level": 0.0}
+    (tmp_path / "moved").mkdir()
+    moved = tmp_path / "moved" / "mine.py"
+    moved.write_text(MINE)
+    assert planned(tmp_path, axes={"estimator": [str(moved)]})[0].id == first[0].id
     file.write_text(MINE + "\n# changed\n")
     second = planned(tmp_path, axes={"estimator": [str(file), entry]})
     assert not {c.id for c in first} & {c.id for c in second}
@@ -204,7 +210,9 @@ def test_ids_are_the_same_in_another_process_and_after_a_round_trip(tmp_path):
 
 def test_golden_id():
     """An id that changes here changes in every store: raise SCHEMA when that is meant."""
-    assert digest({"b": [1, 2.0, "x"], "a": {"t": True, "n": None, "f": 0.1}}) == "f0b0ecfbb38e7b65"
+    assert (
+        digest({"b": [1, 2.0, "x"], "a": {"t": True, "n": None, "f": 0.1}}) == "f0b0ecfbb38e7b65"
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +233,9 @@ def test_what_changes_a_result_changes_the_id(tmp_path, change):
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-9, 9) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 

@@ -36,8 +36,10 @@ def _run(rows: list[Row], constants: set[str]) -> str:
     where = f"at sigma {first['sigma']:g}"
     if len(rows) > 1:
         where += f" to {last['sigma']:g}"
+    looks = _looks(rows)
     if first["recommended"] in constants:
-        return f"{where}, nothing clearly beats the prompt's mean"
+        beats = "clearly beats" if looks else "beats"
+        return f"{where}, nothing {beats} the prompt's mean{looks}"
     errors = [row["rmse"] for row in rows]
     parts = ["exact up to rounding" if max(errors) < EXACT else f"RMSE {_span(errors)}"]
     middle = rows[len(rows) // 2]
@@ -45,7 +47,20 @@ def _run(rows: list[Row], constants: set[str]) -> str:
         parts.append(f"{numbers.seconds(middle['seconds'])} a value")
     if not pd.isna(middle["cost"]) and abs(middle["cost"] - 1) > 0.005:  # noqa: PLR2004
         parts.append(f"{numbers.times(middle['cost'])} Tweedie's time")
-    return f"{where}, trust {first['recommended']} ({', '.join(parts)})"
+    return f"{where}, trust {first['recommended']} ({', '.join(parts)}){looks}"
+
+
+def _looks(rows: list[Row]) -> str:
+    """Where others had the lowest RMSE: that this run cannot tell them apart."""
+    others = [row for row in rows if row["best"] != row["recommended"]]
+    if not others:
+        return ""
+    names = " or ".join(dict.fromkeys(row["best"] for row in others))
+    gap = max(others, key=lambda row: row["rmse"] / row["best_rmse"])
+    return (
+        f" - but {names} looks better (RMSE {numbers.plain(gap['best_rmse'], 2)} against "
+        f"{numbers.plain(gap['rmse'], 2)} at {gap['sigma']:g}), by less than this run can tell"
+    )
 
 
 def _span(found: list[float]) -> str:

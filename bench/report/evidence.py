@@ -19,10 +19,10 @@ WORDS = {"bias": "bias", "squared_bias": "squared bias"}
 
 
 class Evidence(NamedTuple):
-    """What one facet says to a claim: where, whether it held, and the figures."""
+    """What one facet says to a claim: where, whether it held (None: undecided), and figures."""
 
     where: str
-    held: bool
+    held: bool | None
     figures: str
 
 

@@ -14,6 +14,13 @@ COORDINATES = ("suite", "world", "reward", "latents", "pairing", "group", "grid"
 RUN = ("quick", "seed", "dtype", "device")  # one store may hold several; they don't mix either
 CELL = ("suite", "world", "reward", "latents", "pairing", "group", "grid")  # known of failures too
 
+PLAINEST = {
+    "latents": "data",
+    "pairing": "own",
+    "group": "independent",
+    "grid": "plain",
+    "estimand": "mean | prompt",
+}
 WORDS = {
     ("latents", "data"): "noised clean latents",
     ("latents", "sampler"): "latents from the sampler on its way",
@@ -47,7 +54,7 @@ class Facet(NamedTuple):
 
 
 def split(frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]] = ()) -> list[Facet]:
-    """The facets of a frame, in order of first appearance.
+    """The facets of a frame, the plainest first, then in alphabetical order.
 
     Args:
         frame: Rows of results.
@@ -60,8 +67,9 @@ def split(frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]] = ()) -> li
     keys = [*COORDINATES, *(name for name in RUN if frame[name].nunique() > 1)]
     several = [name for name in keys if frame[name].nunique() > 1]
     facets: list[Facet] = []
-    for values, rows in frame.groupby(keys, sort=False, dropna=False):
-        at = dict(zip(keys, values, strict=True))
+    groups = [(dict(zip(keys, values, strict=True)), rows)
+              for values, rows in frame.groupby(keys, dropna=False)]  # fmt: skip
+    for at, rows in sorted(groups, key=lambda group: _unusual(group[0])):
         mine = [f for f in failures if all(f[name] == at[name] for name in CELL)]
         slug = _slug(at, several, {facet.slug for facet in facets})
         facets.append(Facet(_title(at, several), _about(at), slug, comparable(rows), mine))
@@ -99,6 +107,11 @@ def estimand(text: str) -> str:
     else:
         value = f"{value} value"
     return f"{value} {POSTERIORS.get(posterior, f'under {posterior}')}"
+
+
+def _unusual(at: Mapping[str, Any]) -> int:
+    """How many coordinates differ from the plainest case."""
+    return sum(at[name] != usual for name, usual in PLAINEST.items())
 
 
 def _shares_latents(rows: pd.DataFrame) -> pd.Series:

@@ -18,7 +18,7 @@ from bench.report.evidence import (
     tests_of,
 )
 from bench.report.facets import Facet
-from bench.stats import paired, slope_interval
+from bench.stats import Interval, paired, slope_interval
 
 EXACT = {"float64": 1e-8, "float32": 1e-4}  # dtype to what counts as 0
 SLOPE, SLACK = -0.5, 0.05
@@ -47,11 +47,14 @@ def tweedie_biased(facet: Facet) -> Iterator[Evidence]:
         tests = tests_of(part, "squared_bias")
         low, high = part.iloc[0], part.iloc[-1]
         growth = paired(high["squared_bias_by_prompt"], low["squared_bias_by_prompt"])
-        grows = growth.difference.lo > 0 and growth.p < trust.ALPHA
+        grows = np.sign(growth.difference.mean) if growth.p < trust.ALPHA else 0
+        held = None if grows >= 0 else False
+        if grows > 0 and all(test.sign > 0 for test in tests):
+            held = True
         roots = [numbers.plain(max(row["squared_bias"], 0) ** 0.5, 2) for row in (low, high)]
         yield Evidence(
             facet.title,
-            all(test.sign > 0 for test in tests) and grows,
+            held,
             f"{name}: root of the squared bias {roots[0]} at sigma {low['sigma']:g}, {roots[1]} "
             f"at {high['sigma']:g}; mean bias there {numbers.of(high, 'bias')}",
         )
@@ -83,7 +86,7 @@ def others_biased(facet: Facet) -> Iterator[Evidence]:
         clear = [test for test in tests if test.sign]
         of_bias = max(tests_of(part, "bias"), key=lambda test: abs(test.mean))
         figures = f"{kernel}: {len(clear)} of {len(tests)} tests clear, largest bias {of_bias}"
-        yield Evidence(facet.title, bool(clear), figures)
+        yield Evidence(facet.title, True if clear else None, figures)
 
 
 def root_n(facet: Facet) -> Iterator[Evidence]:
@@ -99,7 +102,7 @@ def root_n(facet: Facet) -> Iterator[Evidence]:
             if part["estimator.particles"].nunique() >= ENOUGH_N
         }
         if slopes:
-            held = all(abs(slope.mean - SLOPE) <= SLACK for slope in slopes.values())
+            held = _within(list(slopes.values()), SLOPE - SLACK, SLOPE + SLACK)
             shown = [f"{numbers.interval(*s[:3])} at {sigma}" for sigma, s in slopes.items()]
             yield Evidence(facet.title, held, f"{name}: slope {', '.join(shown)}")
 
@@ -115,7 +118,7 @@ def monte_carlo_dear(facet: Facet) -> Iterator[Evidence]:
             f"{numbers.interval(*dearest[:3])} times for {name}; the cheapest "
             f"{numbers.interval(*least[:3])} times"
         )
-        yield Evidence(facet.title, dearest.lo >= MANY_TIMES, figures)
+        yield Evidence(facet.title, _above(dearest, MANY_TIMES), figures)
 
 
 def stitched_cheaper(facet: Facet) -> Iterator[Evidence]:
@@ -123,11 +126,12 @@ def stitched_cheaper(facet: Facet) -> Iterator[Evidence]:
     rows = built(facet, "linear_stitch")
     for name, ratio in cost_ratios(facet, rows).items():
         skills = rows[rows["estimator"] == name].sort_values("sigma")["skill"].dropna()
-        span = f"{numbers.fixed(skills.max())} to {numbers.fixed(skills.min())}"
+        span = f"{numbers.plain(skills.max())} to {numbers.plain(skills.min())}"
         figures = f"{name}: {numbers.interval(*ratio[:3])} times Tweedie's seconds"
         if len(skills):
             figures += f"; skill {span} over the noise levels"
-        yield Evidence(facet.title, ratio.hi < 1, figures)
+        dearer = _above(ratio, 1)
+        yield Evidence(facet.title, None if dearer is None else not dearer, figures)
 
 
 def soft_low(facet: Facet) -> Iterator[Evidence]:
@@ -141,7 +145,8 @@ def soft_low(facet: Facet) -> Iterator[Evidence]:
             f"{kernel}, N = {fewest:g}: clearly below 0 at {signs.count(-1)} of {len(tests)} "
             f"noise levels, lowest {min(tests, key=lambda test: test.mean)}"
         )
-        yield Evidence(facet.title, -1 in signs and 1 not in signs, figures)
+        held = True if -1 in signs else None
+        yield Evidence(facet.title, False if 1 in signs else held, figures)
 
 
 def realised_agrees(facet: Facet) -> Iterator[Evidence]:
@@ -171,6 +176,20 @@ def realised_agrees(facet: Facet) -> Iterator[Evidence]:
     least = min(tests, key=lambda test: test.p)
     figures = f"{len(clear)} of {len(tests)} changes clear, least likely {least}"
     yield Evidence(facet.title, not clear, figures)
+
+
+def _above(ratio: Interval, level: float) -> bool | None:
+    """Whether an interval lies above a level; None where it includes it or has no ends."""
+    if ratio.lo > level:
+        return True
+    return False if ratio.hi < level else None
+
+
+def _within(found: list[Interval], lo: float, hi: float) -> bool | None:
+    """Whether all estimates lie in a range; False where an interval misses it, else None."""
+    if all(lo <= x.mean <= hi for x in found):
+        return True
+    return False if any(x.hi < lo or x.lo > hi for x in found) else None
 
 
 def _gap(row: pd.Series, metric: str) -> np.ndarray:

@@ -111,9 +111,9 @@ def p_value(p: float) -> str:
 
 
 def _decimals(half: float) -> int:
-    """Decimals that an interval of this half-width supports."""
+    """Decimals that an interval of this half-width supports; integers stay whole."""
     exponent = math.floor(math.log10(half))
-    return (half < SECOND_DIGIT * 10.0**exponent) - exponent
+    return max(0, (half < SECOND_DIGIT * 10.0**exponent) - exponent)
 
 
 def _fixed(x: float, decimals: int) -> str:
