@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stitchvm.backbone import NULL, Backbone, Prompts, Velocity
-from stitchvm.path import time_grid
+from stitchvm.path import expand_time, time_grid
 from stitchvm.reward import Reward
 from stitchvm.sample import NU, Ode, Sampler, Sde, sample
 from stitchvm.streams import Streams
 from stitchvm.value import Target, ValueEstimator
 from stitchvm.world import Finish, World
 
+SOON = 1e-6  # a start for rows that are clean already; what it gives is not used
 CHUNK = 1024  # rows in flight at once: N sets the time, never the memory
 
 
@@ -41,8 +42,9 @@ class Rollout:
 
     def __call__(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams) -> Tensor:
         """z_0 of every row, (B, *latent)."""
-        times = time_grid(self.steps, t.to(z_t), shift=self.shift)
-        return sample(self.sampler, z_t, times, c, rng)
+        clean = expand_time(t, z_t) == 0  # nothing to finish
+        times = time_grid(self.steps, t.clamp(min=SOON), shift=self.shift)
+        return torch.where(clean, z_t, sample(self.sampler, z_t, times, c, rng))
 
 
 class MonteCarlo(ValueEstimator):

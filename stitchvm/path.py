@@ -30,14 +30,14 @@ def expand_time(t: Tensor, z: Tensor) -> Tensor:
         z: Latents, (B, *latent).
 
     Returns:
-        The times, () or (B, 1, ..., 1).
+        The times in the latents' dtype, () or (B, 1, ..., 1).
 
     Raises:
         ValueError: if t has any other shape.
     """
     if t.shape not in {(), (z.shape[0],)}:
         raise ValueError(f"expected t of shape () or ({z.shape[0]},), got {tuple(t.shape)}")
-    return t if t.ndim == 0 else t.reshape(-1, *[1] * (z.ndim - 1))
+    return (t if t.ndim == 0 else t.reshape(-1, *[1] * (z.ndim - 1))).to(z.dtype)
 
 
 def noise(z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class LinearFit(NamedTuple):
 
 
 def fit_linear(features: Tensor, targets: Tensor) -> LinearFit:
-    """The closed-form map from backbone features to reward features (Eq. 62), in float64.
+    """The closed-form map from backbone features to reward features (Eq. 62), float64, on the CPU.
 
     Rows are tokens of all images, never images: with fewer rows than features every fit is exact
     and says nothing.  The intercept is fitted by centring.
@@ -46,7 +46,7 @@ def fit_linear(features: Tensor, targets: Tensor) -> LinearFit:
         weight is the solution of least norm.
 
     Raises:
-        ValueError: if the rows differ in number, or there are fewer rows than features.
+        ValueError: if the rows differ in number, or are no more than the features.
     """
     if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets):  # noqa: PLR2004
         raise ValueError(
@@ -56,7 +56,7 @@ def fit_linear(features: Tensor, targets: Tensor) -> LinearFit:
     rows, columns = features.shape
     if rows <= columns:
         raise ValueError(f"expected more rows (tokens) than the {columns} features, got {rows}")
-    x, y = features.double(), targets.double()
+    x, y = features.double().cpu(), targets.double().cpu()  # the driver that tells ranks is there
     x_mean, y_mean = x.mean(0), y.mean(0)
     solution = torch.linalg.lstsq(x - x_mean, y - y_mean, driver="gelsd")
     rank, weight = int(solution.rank), solution.solution.T
@@ -80,10 +80,15 @@ class StitchLayer(nn.Module):
         fit: F.
         size: The reward model's token grid, (H, W).
         bottleneck: r in Eq. 58.
+        seed: Of the residual's first convolution; the global generator is left alone.
     """
 
     def __init__(
-        self, fit: LinearFit, size: tuple[int, int], bottleneck: int = BOTTLENECK
+        self,
+        fit: LinearFit,
+        size: tuple[int, int],
+        bottleneck: int = BOTTLENECK,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         out, inner = fit.weight.shape
@@ -91,10 +96,12 @@ class StitchLayer(nn.Module):
         self.size = size
         self.linear = nn.Conv2d(inner, out, 1, dtype=fit.weight.dtype)
         self.linear.load_state_dict({"weight": fit.weight[:, :, None, None], "bias": fit.bias})
-        last = nn.Conv2d(narrow, out, 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            first, last = nn.Conv2d(out, narrow, 1), nn.Conv2d(narrow, out, 1)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        self.residual = nn.Sequential(nn.SiLU(), nn.Conv2d(out, narrow, 1), nn.SiLU(), last)
+        self.residual = nn.Sequential(nn.SiLU(), first, nn.SiLU(), last)
         self.residual.to(fit.weight.dtype)
 
     def forward(self, h: Tensor) -> Tensor:

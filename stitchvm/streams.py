@@ -2,7 +2,8 @@
 
 A stream is a seed; its generator is made when first drawn from.  Child streams are a function of
 the parent's seed and a label alone, whatever was drawn before, so rollout 3 of a latent sees the
-same noise whether it runs with 4 rollouts or 64, alone or in a batch.
+same noise whether it runs with 4 rollouts or 64, alone or in a batch.  Torch's CPU generators keep
+32 bits of a seed: of 100,000 streams about one pair is equal.
 """
 
 import hashlib

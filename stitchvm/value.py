@@ -107,14 +107,17 @@ class ValueEstimator(nn.Module, ABC):
 def _check(estimator: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuse wrong inputs of an estimator with a message that says what was expected."""
     named = {**dict(zip(("z_t", "t", "c", "rng"), args, strict=False)), **kwargs}
+    if not {"z_t", "t", "c"} <= named.keys():
+        return  # forward says what is missing
     z_t, t, c, rng = named["z_t"], named["t"], named["c"], named.get("rng")
     latent, rows = tuple(estimator.latent), z_t.shape[0]  # type: ignore[arg-type]
     if tuple(z_t.shape[1:]) != latent:
         raise ValueError(
             f"expected z_t of shape (B, {', '.join(map(str, latent))}), got {tuple(z_t.shape)}"
         )
-    if t.shape not in {(), (rows,)}:
-        raise ValueError(f"expected t of shape () or ({rows},), got {tuple(t.shape)}")
+    if not isinstance(t, Tensor) or t.shape not in {(), (rows,)}:
+        got = f"{tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
+        raise ValueError(f"expected t of shape () or ({rows},), got {got}")
     if not t.is_meta and not bool(((t >= 0) & (t <= 1)).all()):
         raise ValueError(f"expected t in [0, 1], got {t.min():g} to {t.max():g}")
     if isinstance(c, str) or len(c) != rows:

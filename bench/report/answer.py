@@ -22,12 +22,20 @@ def sentence(table: pd.DataFrame, constants: set[str]) -> str:
         return "No estimator was measured against a known value here."
     runs: list[list[Row]] = []
     for row in table.to_dict("records"):
-        if runs and runs[-1][0]["recommended"] == row["recommended"]:
+        if runs and _alike(runs[-1][0], row):
             runs[-1].append(row)
         else:
             runs.append([row])
     text = "; ".join(_run(run, constants) for run in runs)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _alike(one: Row, other: Row) -> bool:
+    """The same recommendation, and the best or not in both."""
+    recommended = one["recommended"] == other["recommended"]
+    return recommended and (one["best"] == one["recommended"]) == (
+        other["best"] == other["recommended"]
+    )
 
 
 def _run(rows: list[Row], constants: set[str]) -> str:

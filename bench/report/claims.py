@@ -65,7 +65,8 @@ CLAIMS = (
     Claim(
         "Monte Carlo with another kernel is biased for the posterior",
         "it keeps the marginals, not p(z_0 | z_t)",
-        "for each kernel, bias or squared bias is clearly off 0 at some noise level, else undecided",
+        "for each kernel, bias or squared bias is clearly off 0 at some noise level, or it is "
+        "undecided",
         judges.others_biased,
     ),
     Claim(

@@ -124,6 +124,24 @@ def legend(out: Figure, axes: Iterable[Axes], columns: int = 3) -> None:
     out.legend(handles, labels, loc="outside lower left", ncols=columns)
 
 
+def lay_out(out: Figure) -> None:
+    """Make room for everything, as drawing would."""
+    engine = out.get_layout_engine()
+    if engine is not None:
+        engine.execute(out)
+
+
+def settled(out: Figure) -> Figure:
+    """The figure with its layout fixed, so that saving it again gives the same picture.
+
+    Twice, for labels beside the axes take part in the layout and move with it.
+    """
+    lay_out(out)
+    lay_out(out)
+    out.set_layout_engine("none")
+    return out
+
+
 def _moved(axis: Axes, shown: list[Series], x: Array, share: float) -> Array:
     """Abscissae moved by a share of the range of all series."""
     every = np.concatenate([s.x for s in shown])

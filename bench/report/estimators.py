@@ -20,10 +20,11 @@ HUES = {  # first Okabe & Ito (2008), then Tol's muted scheme; told apart by any
     "monte_carlo square": "#882255",
     "monte_carlo sigma": "#999933",
     "monte_carlo flow_grpo": "#44aa99",
-    "monte_carlo exact": "#56b4e9",
+    "monte_carlo exact": "#332288",
 }
-SPARE = ("#332288", "#aa4499", "#117733", "#b8a100", "#661100", "#6699cc", "#888888")
+SPARE = ("#56b4e9", "#aa4499", "#117733", "#b8a100", "#661100", "#6699cc", "#888888")
 REFERENCES = ("truth", "constant")  # not shaded
+LINES = {"constant": "--", "monte_carlo exact": ":"}
 MARKERS = "os^DvPX<>hpd*8H"
 LIGHTEST, DARKEST = 0.45, 0.35  # shares of white and of black in a family's end members
 SHORT = {"estimator.particles": "N", "estimator.steps": "k"}
@@ -58,7 +59,7 @@ def family(row: pd.Series) -> str:
 
 
 def families(frame: pd.DataFrame) -> pd.Series:
-    """Estimator to family, in the order of every table and legend: by family, then N, k, name."""
+    """Estimator to family, in the order of every table and legend: by family, then by label."""
     rows = frame.drop_duplicates("estimator")
     named = {str(row["estimator"]): family(row) for _, row in rows.iterrows()}
     known = list(HUES)
@@ -84,10 +85,13 @@ def styles(frame: pd.DataFrame) -> dict[str, Style]:
     hues = hues_of(frame)
     out = {}
     for k, (name, group) in enumerate(members.items()):
-        kin = members.index[members == group]
-        plain = len(kin) == 1 or group in REFERENCES
-        share = None if plain else list(kin).index(name) / (len(kin) - 1)
-        line = "--" if group == "constant" else "-"
+        kin = [str(name) for name in members.index[members == group]]
+        share = kin.index(str(name)) / max(len(kin) - 1, 1)
+        if len(kin) == 1 or group in REFERENCES:
+            share = 0.5
+        elif " " not in str(group):  # no kernel: the first keeps the family's own hue
+            share = (1 + share) / 2
+        line = LINES.get(group, "-")
         out[str(name)] = Style(shade(hues[group], share), MARKERS[k % len(MARKERS)], line)
     return out
 
@@ -100,10 +104,8 @@ def hues_of(frame: pd.DataFrame) -> dict[str, str]:
     return {name: HUES.get(name) or spare[name] for name in found}
 
 
-def shade(hue: str, share: float | None) -> str:
-    """A hue from light (share 0) to dark (1); itself for None."""
-    if share is None:
-        return hue
+def shade(hue: str, share: float) -> str:
+    """A hue from light (share 0) over itself (1/2) to dark (1)."""
     white, black = LIGHTEST * max(0.0, 1 - 2 * share), DARKEST * max(0.0, 2 * share - 1)
     channels = [int(hue[k : k + 2], 16) for k in (1, 3, 5)]
     mixed = [round((c + (255 - c) * white) * (1 - black)) for c in channels]

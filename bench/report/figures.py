@@ -20,7 +20,7 @@ def bias(facet: Facet, look: Palette) -> Figure | None:
     lines = _lines(facet, look, "sigma", "bias")
     if not lines:
         return None
-    out, (axis,) = drawing.figure(_title(facet, lines))
+    out, (axis,) = drawing.figure(_title(facet, lines, "bias"))
     scale = scales.signed_axis(axis, lines)
     drawing.points(axis, lines)
     return _finished(out, axis, lines, f"bias (units of the reward{scale})")
@@ -31,7 +31,7 @@ def error(facet: Facet, look: Palette) -> Figure | None:
     lines = _lines(facet, look, "sigma", "rmse")
     if not lines:
         return None
-    out, (axis,) = drawing.figure(_title(facet, lines))
+    out, (axis,) = drawing.figure(_title(facet, lines, "rmse"))
     visible, note = scales.log_axis(axis, lines)
     axis.set_title(note, loc="right", fontsize=7, color="#555555")
     drawing.points(axis, visible)
@@ -44,7 +44,7 @@ def skill(facet: Facet, look: Palette) -> Figure | None:
     lines = _lines(facet, look, "sigma", "skill")
     if not lines:
         return None
-    out, (axis,) = drawing.figure(_title(facet, lines))
+    out, (axis,) = drawing.figure(_title(facet, lines, "skill"))
     drawing.points(axis, lines)
     scales.skill_axis(axis, lines)
     return _finished(out, axis, lines, "skill (0: prompt's mean, 1: truth)")
@@ -82,7 +82,9 @@ def ranking(facet: Facet, look: Palette) -> Figure | None:
     lines = {name: _lines(facet, look, "sigma", name) for name in shown}
     if not any(lines.values()):
         return None
-    out, axes = drawing.figure(_title(facet, lines["pairwise"]), len(shown), share_y="none")
+    out, axes = drawing.figure(
+        _title(facet, lines["pairwise"], "pairwise"), len(shown), share_y="none"
+    )
     for (name, label), axis, chance in zip(shown.items(), axes, (0.5, 0.0), strict=True):
         drawing.points(axis, lines[name])
         axis.axhline(chance, color="#888888", linewidth=0.8, linestyle=":", zorder=1)
@@ -99,7 +101,7 @@ def gradient(facet: Facet, look: Palette) -> Figure | None:
     lines = _lines(facet, look, "sigma", "gradient_cosine")
     if not lines:
         return None
-    out, (axis,) = drawing.figure(_title(facet, lines))
+    out, (axis,) = drawing.figure(_title(facet, lines, "gradient_cosine"))
     drawing.points(axis, lines)
     axis.axhline(0, color="#888888", linewidth=0.8, zorder=1)
     return _finished(out, axis, lines, "cosine with the true gradient")
@@ -146,9 +148,9 @@ def _lines(facet: Facet, look: Palette, x: str, y: str) -> list[Series]:
     return [s for s in lines if s.x.size]
 
 
-def _title(facet: Facet, lines: list[Series]) -> str:
-    """The facet's title, and whether all its estimators are shown."""
-    every = facet.frame["estimator"].nunique()
+def _title(facet: Facet, lines: list[Series], metric: str) -> str:
+    """The facet's title, and whether all estimators that have the metric are shown."""
+    every = facet.frame.loc[facet.frame[metric].notna(), "estimator"].nunique()
     few = every > MOST and len(lines) < every
     return f"{facet.title} ({len(lines)} of {every} estimators)" if few else facet.title
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
-from bench.report.drawing import Array, Series
+from bench.report.drawing import Array, Series, lay_out
 
 LABEL_GAP = 0.138  # inches between labels
 
@@ -17,7 +17,7 @@ def end_labels(out: Figure, axis: Axes, shown: Iterable[Series]) -> None:
 
     Call when the axes' scale and limits are settled.
     """
-    out.draw_without_rendering()
+    lay_out(out)
     shown = [s for s in shown if s.x.size]
     if not shown:
         return

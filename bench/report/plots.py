@@ -35,7 +35,7 @@ def figures(frame: pd.DataFrame, look: Palette | None = None) -> dict[str, dict[
     with drawing.styled():
         for facet in split(frame):
             made = {name: draw_one(facet, look) for name, draw_one in FIGURES.items()}
-            out[facet.slug] = {k: f for k, f in made.items() if f is not None}
+            out[facet.slug] = {k: drawing.settled(f) for k, f in made.items() if f is not None}
     return out
 
 
@@ -98,7 +98,7 @@ def draw(frame: pd.DataFrame, x: str, y: str, by: str = "estimator") -> Figure:
             axis.set_title("\n".join([*textwrap.wrap(facet.title, TITLE), note]).strip())
         drawing.label(out, axes, x, y)
         drawing.legend(out, axes)
-    return out
+        return drawing.settled(out)
 
 
 def _panel(axis: Axes, lines: list[Series]) -> str:
