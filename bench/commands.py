@@ -216,9 +216,10 @@ def _print_table(store: Store, cells: set[str] | None = None) -> None:
 
     records = [r for r in store.latest().values() if cells is None or r["id"] in cells]
     frame = tidy(records)
+    failed = failures(records)
     if not frame.empty:
-        click.echo(tables.text(frame))
-    for failure in failures(records):
+        click.echo(tables.text(frame, failed))
+    for failure in failed:
         click.echo(f"failed: {failure['estimator']} ({failure['reward']}): {failure['reason']}")
     for problem in store.problems:
         click.echo(f"warning: {problem}", err=True)
@@ -233,10 +234,11 @@ def table(store: str, out: Path | None) -> None:
     found = _store_of(store)
     _print_table(found)
     if out is not None:
-        from bench.frame import tidy  # noqa: PLC0415
+        from bench.frame import failures, tidy  # noqa: PLC0415
         from bench.report import tables  # noqa: PLC0415
 
-        for path in tables.write(tidy(found.latest().values()), out):
+        records = list(found.latest().values())
+        for path in tables.write(tidy(records), out, failures(records)):
             click.echo(path)
 
 
@@ -273,8 +275,9 @@ def report(store: str, out: Path | None) -> None:
     frame, out = tidy(records), out or found.path / "report"
     if frame.empty:
         raise ValueError(f"expected at least one measured cell in {found.path}, got none")
-    written = [*tables.write(frame, out / "tables"), *plots.write(frame, out / "plots")]
-    path = page.write(frame, failures(records), found.problems, out / "index.html")
+    failed, drawn = failures(records), plots.figures(frame)
+    written = [*tables.write(frame, out / "tables", failed), *plots.write(drawn, out / "plots")]
+    path = page.write(frame, drawn, failed, found.problems, out / "index.html")
     click.echo(f"{len(written)} tables and plots beside it; open {path.resolve()}")
 
 

@@ -381,6 +381,13 @@ def test_trust_is_the_cheapest_that_is_not_clearly_worse():
     assert row["detectable"] == pytest.approx(test.detectable / np.mean(bad))
 
 
+def test_what_is_not_told_apart_is_not_thereby_as_good():
+    low = [1.0, 1.2, 0.8, 1.1, 0.9, 1.0]
+    vague = [0.1, 9.0, 0.2, 0.3, 7.0, 0.1]  # mean 2.8, but nothing clear
+    (row,) = trust.trust(contest(cheap=vague, dear=low)).to_dict("records")
+    assert row["recommended"] == row["best"] == "dear"
+
+
 def test_the_truth_and_exact_draws_are_no_candidates_but_the_constant_is():
     frame = contest(truth=[0] * 4, exact=[0.1, 0.2, 0.1, 0.2], mine=[2, 3, 2, 3], constant=[1] * 4)
     (row,) = trust.trust(frame).to_dict("records")
@@ -662,7 +669,7 @@ def few_figures(monkeypatch):
 
 @pytest.mark.usefixtures("few_figures")
 def test_all_plots_of_a_frame_are_files(tmp_path):
-    paths = plots.write(small(), tmp_path)
+    paths = plots.write(plots.figures(small()), tmp_path)
     assert {path.name for path in paths} == {
         f"linear-mean-prompt-{name}.{kind}"
         for name in ("rmse", "cost", "gradient")
@@ -717,7 +724,12 @@ def html(tmp_path_factory):
     kept = {name: plots.FIGURES[name] for name in ("rmse", "cost", "particles", "ranking")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "FIGURES", kept)
-        assert page.write(frame, [FAILED], ["cells/a/0001: skipped, not readable"], out) == out
+        assert (
+            page.write(
+                frame, plots.figures(frame), [FAILED], ["cells/a/0001: skipped, not readable"], out
+            )
+            == out
+        )
     return out.read_text()
 
 
@@ -760,13 +772,16 @@ def test_the_page_shows_failures_problems_and_provenance(html):
 
 @pytest.mark.usefixtures("few_figures")
 def test_the_same_frame_gives_the_same_page(tmp_path):
-    one, two = (page.write(small(), [], [], tmp_path / f"{k}.html") for k in range(2))
+    drawn = (plots.figures(small()) for _ in range(2))
+    one, two = (
+        page.write(small(), d, [], [], tmp_path / f"{k}.html") for k, d in enumerate(drawn)
+    )
     assert one.read_bytes() == two.read_bytes()
     assert "No cell failed." in one.read_text()
 
 
 def test_a_page_without_results_still_shows_what_failed(tmp_path):
-    text = page.write(pd.DataFrame(), [FAILED], [], tmp_path / "index.html").read_text()
+    text = page.write(pd.DataFrame(), {}, [FAILED], [], tmp_path / "index.html").read_text()
     assert "There are no results yet." in text
     assert "mine &amp; yours" in text
 

@@ -1,4 +1,4 @@
-"""The value task and its runner: same seed same rows, batch size changes nothing, counts by hand."""
+"""The value task and its runner: one seed one result, any batch size, counts by hand."""
 
 import os
 import signal
@@ -151,7 +151,7 @@ def test_the_snr_grid_maps_noise_levels(tmp_path):
 
 
 def test_the_realised_reward_protocol_gives_the_truths_bias_and_mse_differences(tmp_path):
-    """Bias against realised rewards, and differences of MSE, agree with those against the truth."""
+    """Bias and differences of MSE against realised rewards agree with those against the truth."""
     results = measured(
         tmp_path,
         world="gaussian",
@@ -323,7 +323,8 @@ def test_a_process_per_cell_gives_the_same_rows_and_knows_its_start(tmp_path):
 def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path):
     file = tmp_path / "dies.py"
     file.write_text(
-        "import os, sys\ndef build(world, reward):\n    print('last words', file=sys.stderr, flush=True)\n"
+        "import os, sys\ndef build(world, reward):\n"
+        "    print('last words', file=sys.stderr, flush=True)\n"
         "    os._exit(9)\n"
     )
     cells = planned(estimator=[f"{file}:build", "constant"])

@@ -54,8 +54,8 @@ DERIVED = {
     "negative worse than that.",
     "time per value": "Median seconds per latent in a batch.",
     "cost / Tweedie": "Time per value over Tweedie's at the same noise level.",
-    "as good, but dearer": "Estimators not clearly worse than the one of lowest RMSE, which is "
-    "marked unless it is the trusted one.",
+    "as good, but dearer": "Estimators not clearly worse than the one of lowest RMSE, and at "
+    "most a quarter above it; the lowest is marked unless it is the trusted one.",
     "peak memory": "Largest tensor memory during a call, above weights and inputs.",
     "calls per value": "What one value asks of the models: full denoiser calls (velocity), "
     "partial ones (trunk, with the blocks run), decodes, reward calls, and calls of a reward's "

@@ -42,6 +42,7 @@ KEY = ("cost", "rmse", "skill", "bias", "gradient")
 
 def write(
     frame: pd.DataFrame,
+    drawn: plots.Figures,
     failures: Iterable[Mapping[str, Any]],
     problems: Iterable[str],
     out: Path,
@@ -50,6 +51,7 @@ def write(
 
     Args:
         frame: Rows of results; may be empty.
+        drawn: Their figures, `plots.figures`.
         failures: Cells without a result: their coordinates, status and reason.
         problems: Records that could not be read.
         out: The file.
@@ -62,7 +64,6 @@ def write(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = plots.figures(frame)
     html = environment.get_template("page.html").render(
         facets=[_facet(facet, drawn[facet.slug]) for facet in facets.split(frame, failures)],
         verdicts=claims.judge(frame),

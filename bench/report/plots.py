@@ -13,7 +13,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from bench.report import drawing, scales
 from bench.report.drawing import Series
-from bench.report.estimators import MARKERS, SPARE, Palette, Style, order, palette
+from bench.report.estimators import MARKERS, SPARE, Style, order, palette
 from bench.report.facets import split
 from bench.report.figures import FIGURES
 
@@ -26,12 +26,15 @@ TITLE = 34  # characters in a line of a panel's title
 MANY = 30.0  # ratio of extremes above which an axis of positive numbers is logarithmic
 
 
-def figures(frame: pd.DataFrame, look: Palette | None = None) -> dict[str, dict[str, Figure]]:
-    """Facet's slug to the name of a figure to the figure."""
+Figures = dict[str, dict[str, Figure]]  # facet's slug to the name of a figure to the figure
+
+
+def figures(frame: pd.DataFrame) -> Figures:
+    """All figures of a frame: the slow part of a report, so made once for files and page."""
     if frame.empty:
         return {}
-    look = look or palette(frame)
-    out: dict[str, dict[str, Figure]] = {}
+    look = palette(frame)
+    out: Figures = {}
     with drawing.styled():
         for facet in split(frame):
             made = {name: draw_one(facet, look) for name, draw_one in FIGURES.items()}
@@ -39,11 +42,11 @@ def figures(frame: pd.DataFrame, look: Palette | None = None) -> dict[str, dict[
     return out
 
 
-def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
+def write(drawn: Figures, folder: Path) -> list[Path]:
     """Write every figure of every facet as png and pdf; returns the files."""
     return [
         path
-        for slug, made in figures(frame).items()
+        for slug, made in drawn.items()
         for name, figure in made.items()
         for path in save(figure, folder, f"{slug}-{name}")
     ]

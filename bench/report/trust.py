@@ -4,9 +4,10 @@ At each noise level of a facet, over the candidates (all but the truth and those
 exact posterior, which only worlds with a known truth can offer; the constant is one of them):
 
     best         the lowest mean MSE
-    as good      not clearly worse than the best: the difference in MSE, paired by prompt, has an
+    as good      not clearly worse than the best (the difference in MSE, paired by prompt, has an
                  interval that includes 0, or a p that Holm's adjustment over all noise levels and
-                 candidates of the facet lifts above 0.05
+                 candidates of the facet lifts above 0.05), and with an RMSE at most a quarter
+                 above the best's: what a small run cannot tell apart is not thereby as good
     recommended  the cheapest as-good one, by seconds per value
 
 The best is selected on the data it is then compared on, which favours it a little.
@@ -18,6 +19,7 @@ import pandas as pd
 from bench.stats import holm, paired
 
 ALPHA = 0.05
+MARGIN = 1.25  # of RMSE over the best's
 COLUMNS = (  # of `trust`
     "sigma", "recommended", "rmse", "rmse_lo", "rmse_hi", "skill", "skill_lo", "skill_hi",
     "seconds", "seconds_lo", "seconds_hi", "cost", "best", "best_rmse", "as_good", "candidates",
@@ -96,7 +98,8 @@ def trust(frame: pd.DataFrame) -> pd.DataFrame:
         top = judges[judges["sigma"] == sigma].iloc[0]
         here = tests[tests["sigma"] == sigma].set_index("estimator")
         worse = here.index[here["clear"] > 0]
-        good = rows[~rows["estimator"].isin(worse)].sort_values(["seconds", "mse"])
+        near = rows["rmse"] <= MARGIN * top["rmse"]
+        good = rows[near & ~rows["estimator"].isin(worse)].sort_values(["seconds", "mse"])
         pick = good.iloc[0]
         out.append({
             **{name: pick.get(name, np.nan) for name in COLUMNS},
