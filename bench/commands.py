@@ -1,5 +1,6 @@
 """The subcommands of stitchbench."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from bench.store import Store
 
 RUNS = Path("results/runs")
 INTERRUPTED = 130
+NARROW, WIDE = 80, 160  # columns of a table on a terminal
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -205,6 +207,7 @@ def run(
         f"{counts['error']} failed; records in {folder.path}"
     )
     _print_table(folder, {cell.id for cell in cells})
+    click.echo(f"the page: stitchbench report {folder.path}")
     if counts["error"]:
         ctx.exit(1 if counts["ok"] + counts["before"] else 3)
 
@@ -218,7 +221,8 @@ def _print_table(store: Store, cells: set[str] | None = None) -> None:
     frame = tidy(records)
     failed = failures(records)
     if not frame.empty:
-        click.echo(tables.text(frame, failed))
+        columns = shutil.get_terminal_size().columns
+        click.echo(tables.text(frame, failed, max(NARROW, min(columns, WIDE))))
     for failure in failed:
         click.echo(f"failed: {failure['estimator']} ({failure['reward']}): {failure['reason']}")
     for problem in store.problems:
