@@ -26,7 +26,7 @@ def versions() -> dict[str, str | None]:
 @cache
 def commit() -> dict[str, Any]:
     """The checkout's commit and whether it was changed since; None outside a checkout."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).resolve().parents[1]
 
     def git(*args: str) -> str | None:
         try:
@@ -41,6 +41,9 @@ def commit() -> dict[str, Any]:
             return None
         return done.stdout.strip()
 
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top) != folder:  # installed inside somebody else's checkout
+        return {"commit": None, "dirty": None}
     head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     return {"commit": head, "dirty": None if changes is None else bool(changes)}
 
