@@ -1,12 +1,15 @@
-"""Constant: the mean clean reward of the prompt, whatever the latent looks like.
+"""Constant: the prior value of the prompt, whatever the latent looks like.
 
 The bar that every estimator has to clear: skill = 1 - MSE / MSE(constant).
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from stitchvm.backbone import Prompts
+from baselines.monte_carlo import aggregate
+from stitchvm.backbone import NULL, Prompts
 from stitchvm.reward import Reward
 from stitchvm.streams import Streams, derive
 from stitchvm.value import Target, ValueEstimator
@@ -14,11 +17,12 @@ from stitchvm.world import World
 
 
 class Constant(ValueEstimator):
-    """E[r(z_0) | c] over clean latents of the prompt; it has no gradient.
+    """The mean or soft value over clean latents, E[r(z_0)] at its simplest; it has no gradient.
 
     Args:
         world: Draws and decodes clean latents.
         reward: The reward on clean images.
+        target: The mean or soft value; over clean latents of the prompt, or of all `data`.
         draws: Clean latents per prompt.
 
     Raises:
@@ -27,29 +31,39 @@ class Constant(ValueEstimator):
 
     differentiable = False
 
-    def __init__(self, world: World, reward: Reward, draws: int = 1024) -> None:
+    def __init__(self, world: World, reward: Reward, target: Target, draws: int = 1024) -> None:
         super().__init__()
         if draws < 1:
             raise ValueError(f"expected draws >= 1, got {draws}")
         self.world, self.reward, self.draws = world, reward, draws
         self.latent = world.backbone.latent
-        self.target = Target(value="mean", posterior="prompt")
-        self._means: dict[str, Tensor] = {}
+        self.target = target
+        self._values: dict[str, Tensor] = {}
 
     def forward(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None = None) -> Tensor:
         """The value, (B,)."""
-        for prompt in set(c) - set(self._means):
-            self._means[prompt] = self._prior_mean(prompt)
-        return torch.stack([self._means[prompt] for prompt in c])
+        for prompt in set(c) - set(self._values):
+            self._values[prompt] = self._prior(prompt)
+        return torch.stack([self._values[prompt] for prompt in c])
 
     @torch.no_grad()
-    def _prior_mean(self, prompt: str) -> Tensor:
-        """The mean reward of fresh clean latents of a prompt, ()."""
-        c = [prompt] * self.draws
+    def _prior(self, prompt: str) -> Tensor:
+        """The value of a prompt over fresh clean latents, ()."""
+        seen = prompt if self.target.posterior == "prompt" else NULL
         rng = Streams.of(derive(0, "constant"), prompt, rows=self.draws)
-        return self.reward(self.world.backbone.decode(self.world.draw(c, rng)), c).mean()
+        z_0 = self.world.draw([seen] * self.draws, rng)
+        rewards = self.reward(self.world.backbone.decode(z_0), [prompt] * self.draws)
+        return aggregate(rewards, self.target.lam)
 
 
-def build(world: World, reward: Reward, *, draws: int = 1024) -> Constant:
+def build(
+    world: World,
+    reward: Reward,
+    *,
+    value: Literal["mean", "soft"] = "mean",
+    posterior: Literal["data", "prompt"] = "prompt",
+    lam: float | None = None,
+    draws: int = 1024,
+) -> Constant:
     """Constant in a world."""
-    return Constant(world, reward, draws)
+    return Constant(world, reward, Target(value, posterior, lam), draws)

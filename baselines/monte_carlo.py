@@ -25,7 +25,7 @@ from stitchvm.value import Target, ValueEstimator
 from stitchvm.world import Finish, World
 
 SOON = 1e-6  # a start for rows that are clean already; what it gives is not used
-CHUNK = 1024  # rows in flight at once: N sets the time, never the memory
+CHUNK = 1024  # latents times rollouts in flight at once: N sets the time, never the memory
 
 
 class Rollout:
@@ -40,7 +40,7 @@ class Rollout:
     def __init__(self, sampler: Sampler, steps: int, shift: float = 1.0) -> None:
         self.sampler, self.steps, self.shift = sampler, steps, shift
 
-    def __call__(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams) -> Tensor:
+    def __call__(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None) -> Tensor:
         """z_0 of every row, (B, *latent)."""
         clean = expand_time(t, z_t) == 0  # nothing to finish
         times = time_grid(self.steps, t.clamp(min=SOON), shift=self.shift)
@@ -59,13 +59,13 @@ class MonteCarlo(ValueEstimator):
         finish: One z_0 per row given (z_t, t, c, rng).
         target: What the rollouts aim at.
         particles: N.
-        chunk: Rows in flight at once.
+        chunk: Latents times rollouts in flight at once; one rollout of the batch at least.
+        stochastic: Whether finish draws from rng.
+        differentiable: Whether what finish returns carries its gradient in z_t.
 
     Raises:
-        ValueError: if particles < 1 or chunk < 1.
+        ValueError: if particles < 1 or chunk < 1, or for N > 1 of a deterministic kernel.
     """
-
-    stochastic = True
 
     def __init__(
         self,
@@ -75,6 +75,9 @@ class MonteCarlo(ValueEstimator):
         target: Target,
         particles: int = 4,
         chunk: int = CHUNK,
+        *,
+        stochastic: bool = True,
+        differentiable: bool = True,
     ) -> None:
         super().__init__()
         for name, number in (("particles", particles), ("chunk", chunk)):
@@ -82,14 +85,19 @@ class MonteCarlo(ValueEstimator):
                 raise ValueError(f"expected {name} >= 1, got {number}")
         self.backbone, self.reward, self.finish = backbone, reward, finish
         self.latent, self.target = backbone.latent, target
+        if particles > 1 and not stochastic:
+            raise ValueError(
+                f"expected particles = 1 with a deterministic kernel (all rollouts of one latent "
+                f"are equal), got {particles}"
+            )
         self.particles, self.chunk = particles, chunk
+        self.stochastic, self.differentiable = stochastic, differentiable
 
     def forward(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None = None) -> Tensor:
         """The value, (B,)."""
-        assert rng is not None
         return aggregate(self.rewards(z_t, t, c, rng), self.target.lam)
 
-    def rewards(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams) -> Tensor:
+    def rewards(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None) -> Tensor:
         """The clean reward of every rollout, (N, B): any prefix is a smaller N.
 
         Arguments as in `forward`.  With gradients each chunk is recomputed in the backward pass.
@@ -108,12 +116,14 @@ class MonteCarlo(ValueEstimator):
             parts = [self._chunk(z_t, t, c, rng, chunk) for chunk in chunks]
         return torch.cat(parts)
 
-    def _chunk(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams, chunk: range) -> Tensor:
+    def _chunk(
+        self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None, chunk: range
+    ) -> Tensor:
         """The rewards of some rollouts, (n, B)."""
         n = len(chunk)
         many, times = z_t.repeat(n, *[1] * (z_t.ndim - 1)), t if t.ndim == 0 else t.repeat(n)
         prompts = [*c] * n
-        z_0 = self.finish(many, times, prompts, rng.split(chunk))
+        z_0 = self.finish(many, times, prompts, None if rng is None else rng.split(chunk))
         return self.reward(self.backbone.decode(z_0), prompts).unflatten(0, (n, -1))
 
 
@@ -128,7 +138,7 @@ def build(  # noqa: PLR0913
     world: World,
     reward: Reward,
     *,
-    kernel: str = "reversal",
+    kernel: Literal["reversal", "flow_grpo", "sigma", "square", "ode", "exact"] = "reversal",
     steps: int = 32,
     shift: float = 1.0,
     particles: int = 4,
@@ -149,18 +159,13 @@ def build(  # noqa: PLR0913
         value: `mean` or `soft`.
         lam: Lambda of the soft value.
         posterior: `prompt` shows the sampler the prompt, `data` the null prompt.
-        chunk: Rows in flight at once.
+        chunk: Latents times rollouts in flight at once.
 
     Raises:
         ValueError: for an unknown kernel, N > 1 with the deterministic one, or exact draws in a
             world without them.
     """
     backbone = world.backbone
-    if kernel == "ode" and particles > 1:
-        raise ValueError(
-            f"expected particles = 1 with the deterministic kernel 'ode' (all rollouts of one "
-            f"latent are equal), got {particles}"
-        )
     if kernel == "exact":
         finish = world.posterior(posterior)
         if finish is None:
@@ -175,7 +180,9 @@ def build(  # noqa: PLR0913
     else:
         prompt = "" if posterior == "prompt" else ", null prompt"
         target = Target(value, "model", lam, f"{kernel}, {steps} steps{prompt}")
-    return MonteCarlo(backbone, reward, finish, target, particles, chunk)
+    return MonteCarlo(
+        backbone, reward, finish, target, particles, chunk, stochastic=kernel != "ode"
+    )
 
 
 def _sampler(kernel: str, velocity: Velocity) -> Sampler:

@@ -11,7 +11,7 @@ def load(store: str | Path) -> "pd.DataFrame":
     """The tidy frame of a store: one row per cell and noise level, see `bench.frame`.
 
     Raises:
-        ValueError: if the path is a file.
+        ValueError: if there is no store.
     """
     from bench.frame import load as load_frame  # noqa: PLC0415 - imports pandas
 

@@ -1,14 +1,16 @@
 """A cell is one measured run: a fully resolved specification and the digest that names it.
 
 The id is SHA-256 over canonical JSON: sorted keys, defaults written out, digests of weights and
-prompts in, and nothing in that does not change the result (device, paths, who runs it).  Latents
-are a function of what is in: their recipe identifies them, and records keep the digest of what was
-measured.
+prompts in, and nothing in that does not change the result (a device's number, paths, who runs it).
+Latents are a function of what is in: their recipe identifies them, and records keep the digest of
+what was measured.
 """
 
 import hashlib
 import json
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -86,9 +88,7 @@ class Protocol(Model):
     @classmethod
     def _inside(cls, sigmas: tuple[float, ...]) -> tuple[float, ...]:
         if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
-            raise ValueError(
-                f"expected distinct noise levels strictly between 0 and 1, got {list(sigmas)}"
-            )
+            raise ValueError("expected distinct noise levels strictly between 0 and 1")
         return sigmas
 
 
@@ -101,6 +101,8 @@ class Spec(Model):
         protocol: How.
         prompts: Digest of the prompts' texts.
         seed: Of latents and of the estimators' randomness.
+        device: Kind of device, `cpu` or `cuda`: seconds and bytes depend on it.
+        threads: CPU threads.
         schema_version: Of this specification.
     """
 
@@ -111,6 +113,8 @@ class Spec(Model):
     protocol: Protocol
     prompts: str
     seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
     schema_version: int = SCHEMA
 
     @property
@@ -159,14 +163,14 @@ class Cell(Model):
 
     Attributes:
         spec: What is measured.
-        label: The estimator's name in tables.
         suite: Which suite asked.
+        coordinates: Where the cell stands in its suite: what tables split and `--only` selects by.
         quick: Whether the suite was shortened.
     """
 
     spec: Spec
-    label: str
     suite: str
+    coordinates: dict[str, str]
     quick: bool = False
 
     @property
@@ -175,15 +179,17 @@ class Cell(Model):
         return self.spec.id
 
     @property
-    def coordinates(self) -> dict[str, Any]:
-        """Where the cell stands in its suite: what tables split and `--only` selects by."""
-        p = self.spec.protocol
-        return {
-            "estimator": self.label,
-            "world": self.spec.world.build,
-            "reward": self.spec.reward.build,
-            "latents": p.latents,
-            "pairing": p.pairing,
-            "group": p.group,
-            "grid": p.grid,
-        }
+    def label(self) -> str:
+        """The estimator's name in tables."""
+        return self.coordinates["estimator"]
+
+
+def label(value: Any) -> str:
+    """What a table calls a world, reward or estimator: its name, or its build and settings."""
+    if not isinstance(value, Mapping):
+        value = str(value)
+        return Path(value.partition(":")[0]).stem if ".py" in value else value
+    if "name" in value:
+        return str(value["name"])
+    settings = ", ".join(f"{k}={v}" for k, v in value.items() if k != "build")
+    return f"{label(str(value['build']))}({settings})" if settings else label(str(value["build"]))

@@ -4,11 +4,13 @@ Nothing slow is imported before a subcommand needs it.
 """
 
 import importlib
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import NoReturn
 
 import click
 
+INTERRUPTED = 130
 COMMANDS = {
     "ls": "list what suites can name",
     "plan": "show the cells a suite would run",
@@ -49,18 +51,29 @@ class Lazy(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Lazy,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: stitchbench run quickstart && stitchbench report quickstart",
+)
 @click.version_option(package_name="stitchvm-bench", prog_name="stitchbench")
 def cli() -> None:
-    r"""Judge value estimators for diffusion alignment: bias, cost, and where to trust which.
+    """Judge value estimators for diffusion alignment: bias, cost, and where to trust which.
 
-    \b
-    Example:
-      stitchbench run quickstart
-      stitchbench report quickstart
+    Exit codes: 0 all went well, 1 some cells failed, 2 bad input, 3 all cells failed, 130
+    interrupted (finished cells are kept).
     """
 
 
-def main(arguments: Sequence[str] | None = None) -> Any:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line: bad input ends with exit code 2 and a sentence, Ctrl-C with 130."""
-    return cli.main(args=None if arguments is None else list(arguments), prog_name="stitchbench")
+    given = None if arguments is None else list(arguments)
+    try:
+        code = cli.main(args=given, prog_name="stitchbench", standalone_mode=False)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from bench import plan as plans
 from bench import suite as suites
 from bench.cell import Cell
 from bench.progress import narrator
@@ -17,7 +18,6 @@ from bench.run import run as run_cells
 from bench.store import Store
 
 RUNS = Path("results/runs")
-INTERRUPTED = 130
 NARROW, WIDE = 80, 160  # columns of a table on a terminal
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,18 +77,21 @@ def selection(command: F) -> F:
         ),
         click.option("--seed", type=int, help="Seed in place of the suite's."),
         click.option("--quick", is_flag=True, help="The suite's shortened form."),
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ..."),
+        click.option(
+            "--threads",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="CPU threads of a cell.",
+        ),
     ):
         command = option(command)
     return command
 
 
 def _planned(
-    name: str,
-    world: str | None,
-    changes: tuple[str, ...],
-    only: str,
-    seed: int | None,
-    quick: bool,  # noqa: FBT001
+    name: str, *, world: str | None, changes: tuple[str, ...], **options: Any
 ) -> tuple[suites.Suite, list[Cell]]:
     """A suite and its cells under the options of `selection`.
 
@@ -103,10 +106,11 @@ def _planned(
         parsed[field.strip()] = suites.values(field.strip(), text)
     if world is not None:
         parsed["world"] = [world]
-    cells = suites.plan(suite, changes=parsed, seed=seed, quick=quick, only=only)
+    cells = plans.plan(suite, changes=parsed, **options)
     if not cells:
         raise ValueError(
-            f"expected --only to select some cells of {suite.name!r}, got none for {only!r}"
+            f"expected --only to select some cells of {suite.name!r}, got none for "
+            f"{options['only']!r}"
         )
     return suite, cells
 
@@ -168,18 +172,12 @@ def plan(suite: str, store: Path | None, **options: Any) -> None:
 @click.argument("suite")
 @selection
 @click.option("--store", type=Path, help=f"Folder of the records.  [default: {RUNS}/<suite>]")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ...")
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."
-)
 @click.pass_context
 @_careful
 def run(
     ctx: click.Context,
     suite: str,
     store: Path | None,
-    device: str,
-    threads: int,
     **options: Any,
 ) -> None:
     """Run what is missing of SUITE: a shipped suite's name or the path of a YAML file."""
@@ -191,8 +189,8 @@ def run(
                 cells,
                 folder,
                 isolation=loaded.isolation,
-                device=device,
-                threads=threads,
+                device=options["device"],
+                threads=options["threads"],
                 tell=tell,
             )
     except KeyboardInterrupt:
@@ -201,7 +199,7 @@ def run(
             f"goes on from there",
             err=True,
         )
-        ctx.exit(INTERRUPTED)
+        ctx.exit(130)
     click.echo(
         f"{counts['ok']} cells measured, {counts['before']} were there, "
         f"{counts['error']} failed; records in {folder.path}"

@@ -56,7 +56,7 @@ def environment(device: str) -> dict[str, Any]:
     """
     import torch  # noqa: PLC0415 - the only slow one
 
-    cuda = device.startswith("cuda")
+    cuda = device.startswith("cuda") and torch.cuda.is_available()
     return {
         "versions": versions(),
         **commit(),

@@ -5,6 +5,7 @@ Columns: `cell attempt suite quick isolation`; the coordinates; `estimator.<sett
 `rmse_centred`, `rmse_realised` and `skill`; seconds, peak bytes and calls per value; provenance.
 """
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,24 +13,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.cell import Cell
 from bench.metrics import METRICS
 from bench.metrics.value import rmse, skill
 from bench.stats import Interval, mean_interval, median_interval
 from bench.store import Store
 
-FACET = ["suite", "world", "reward", "latents", "pairing", "group", "grid", "estimand"]
+FACET = ["suite", "world", "reward", "latents", "pairing", "group", "grid", "variant", "estimand"]
 ROOTS = {"rmse": "mse", "rmse_centred": "centred_mse", "rmse_realised": "mse_realised"}
 KEEP = ("quick", "isolation", "attempt", "suite", "started", "wall_seconds")
 
 
 def load(store: str | Path) -> pd.DataFrame:
-    """The frame of a store's latest ok attempts.
+    """The frame of a store's latest ok attempts; unreadable records are warned of.
 
     Raises:
-        ValueError: if the path is a file.
+        ValueError: if there is no store.
     """
-    return tidy(Store(store).latest().values())
+    found = Store(store)
+    if not (found.path / "cells").is_dir():
+        raise ValueError(f"expected a store with records at {store}, found none")
+    frame = tidy(found.latest().values())
+    for problem in found.problems:
+        warnings.warn(problem, stacklevel=3)
+    return frame
 
 
 def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -49,8 +55,7 @@ def failures(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _coordinates(record: dict[str, Any]) -> dict[str, Any]:
-    cell = Cell(spec=record["spec"], label=record["label"], suite=record["suite"])
-    return {"suite": record["suite"], **cell.coordinates}
+    return {"suite": record["suite"], **record["coordinates"]}
 
 
 def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:

@@ -164,13 +164,14 @@ def peak_bytes(
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
+        reset = reset_high_water_mark()
         before = torch.cuda.memory_allocated(device)
         call()
         torch.cuda.synchronize(device)
         allocated = torch.cuda.max_memory_allocated(device)
         return {
             "live": allocated - before,
-            "process": high_water_mark(),
+            "process": high_water_mark() if reset else None,
             "allocated": allocated,
             "reserved": torch.cuda.max_memory_reserved(device),
         }

@@ -55,7 +55,7 @@ def resolve(name: str, registry: Mapping[str, Build], kind: str) -> Build:
 
 
 def load_file(path: Path, kind: str) -> ModuleType:
-    """A module from a file of its own, loaded once per path.
+    """A module from a file of its own, loaded once per path and content.
 
     Raises:
         ValueError: if there is no such file.
@@ -63,7 +63,8 @@ def load_file(path: Path, kind: str) -> ModuleType:
     path = path.expanduser().resolve()
     if not path.is_file():
         raise ValueError(f"expected the file of {kind} {path.stem!r} at {path}, found none")
-    name = f"stitchbench_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    identity = hashlib.sha256(f"{path}\n".encode() + path.read_bytes()).hexdigest()[:16]
+    name = f"stitchbench_user_{path.stem}_{identity}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None and spec.loader is not None  # noqa: PT018 - a .py file has both
@@ -85,12 +86,19 @@ def _import(module: str, kind: str) -> ModuleType:
         raise ValueError(f"expected a module {module!r} for {kind}, found none: {error}") from None
 
 
-def source_digest(name: str) -> str | None:
-    """Digest of a user's file, so that a changed file is another cell; None for what is ours."""
-    where = name.partition(":")[0]
-    if not where.endswith(".py"):
+def source_digest(name: str, registry: Mapping[str, Build]) -> str | None:
+    """Digest of a user's file or module: a changed one is another cell.  None for what is ours."""
+    if name in registry:
         return None
-    return hashlib.sha256(Path(where).expanduser().read_bytes()).hexdigest()[:16]
+    where = name.partition(":")[0]
+    if where.endswith(".py"):
+        file = Path(where).expanduser()
+    else:
+        found = importlib.util.find_spec(where)
+        if found is None or found.origin is None or not Path(found.origin).is_file():
+            return None
+        file = Path(found.origin)
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def complete(build: Build, given: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -111,6 +119,8 @@ def complete(build: Build, given: Mapping[str, Any], what: str) -> dict[str, Any
         p.name: p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY
     }
     for name in given:
+        if name in inspect.signature(build).parameters and name not in known:
+            raise ValueError(f"{what}: expected {name!r} as a keyword-only parameter, after a *")
         if name not in known:
             raise UnknownName(f"setting of {what}", name, known)
     settings = {}

@@ -71,10 +71,11 @@ def run(
         How many cells are `ok`, `error`, or were there `before`.
 
     Raises:
-        ValueError: if the store cannot be written to.
+        ValueError: if the store cannot be written to, or there is no such device.
         KeyboardInterrupt: passed on; finished cells are safe, the one at work is lost.
     """
     store.prepare()
+    check_device(device)
     done = store.done()
     missing = [cell for cell in cells if cell.id not in done]
     counts = {"ok": 0, "error": 0, "before": len(cells) - len(missing)}
@@ -91,6 +92,19 @@ def run(
         spent = time.perf_counter() - start
         tell(Progress(cell, index, len(missing), status, reason, spent))
     return counts
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ValueError: saying which are.
+    """
+    import torch  # noqa: PLC0415
+
+    known = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    if device not in known and not (device == "cuda" and len(known) > 1):
+        raise ValueError(f"expected a device of this machine, {', '.join(known)}, got {device!r}")
 
 
 def set_threads(threads: int) -> None:
@@ -118,18 +132,10 @@ def measure(
         isolation: How it is run, for the record.
         start: When its process was started, if it has one of its own (`time.monotonic`).
     """
-    from bench.environment import environment  # noqa: PLC0415 - imports torch
-    from bench.tasks import TASKS, Outcome  # noqa: PLC0415
+    from bench.tasks import TASKS, Outcome  # noqa: PLC0415 - imports torch
 
     began = time.monotonic()
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
-        **cell.model_dump(mode="json"),
-        "id": cell.id,
-        "isolation": isolation,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": environment(device),
-    }
+    record = _record(cell, device, isolation)
     outcome, status, reason = Outcome(), "ok", None
     try:
         outcome = TASKS[cell.spec.task](cell.spec, device)
@@ -156,9 +162,9 @@ def _spawn(
     start = str(time.monotonic())
     command = [sys.executable, "-m", "bench.run", str(attempt), str(store.path), device]
     command += [str(threads), start]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    variables = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with (attempt / LOG).open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
         try:
             code = process.wait()
         finally:
@@ -168,7 +174,25 @@ def _spawn(
         record = json.loads((attempt / RECORD).read_bytes())
         return record["status"], record["reason"]
     tail = (attempt / LOG).read_text(errors="replace").strip().splitlines()[-1:]
-    return "error", f"its process ended with code {code}: {' '.join(tail)}"
+    reason = f"its process ended with code {code}: {' '.join(tail)}"
+    failed = {"status": "error", "reason": reason, "rows": [], "phases": {}}
+    wall = time.monotonic() - float(start)
+    store.write(attempt, _record(cell, device, "process") | failed | {"wall_seconds": wall}, {})
+    return "error", reason
+
+
+def _record(cell: Cell, device: str, isolation: str) -> dict[str, Any]:
+    """The head of a cell's record: what it is and where it was measured."""
+    from bench.environment import environment  # noqa: PLC0415 - imports torch
+
+    return {
+        "schema": SCHEMA,
+        **cell.model_dump(mode="json"),
+        "id": cell.id,
+        "isolation": isolation,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(device),
+    }
 
 
 def _main(arguments: Sequence[str]) -> None:

@@ -13,11 +13,56 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
-from bench.cell import SCHEMA, identity
+from bench.cell import SCHEMA, Spec, identity
 
 RECORD, SAMPLES = "result.json", "samples.npz"
-REQUIRED = ("schema", "id", "spec", "label", "suite", "status", "rows", "environment")
+
+
+class Row(BaseModel):
+    """What a reader relies on in a row; whatever else is there stays."""
+
+    sigma: float
+    sigma_reference: float
+    target: dict[str, Any]
+    estimand: dict[str, Any]
+    realises: str
+    z_digest: str
+    latents: int
+    replicates: int
+    nonfinite: int
+    metrics: dict[str, list[float | None] | None]
+    call_seconds: list[float]
+    call_rows: list[int]
+    gradient_seconds: list[float]
+    gradient_rows: list[int]
+    peak: dict[str, int | None] | None
+    gradient_peak: dict[str, int | None] | None
+    calls: dict[str, float]
+
+
+class Environment(BaseModel):
+    """What a reader relies on in an environment."""
+
+    versions: dict[str, str | None]
+    commit: str | None
+    dirty: bool | None
+    device: str
+    device_name: str | None
+    threads: int
+
+
+class Record(BaseModel):
+    """What a reader relies on in a record."""
+
+    id: str
+    spec: Spec
+    suite: str
+    coordinates: dict[str, str]
+    status: str
+    rows: list[Row]
+    environment: Environment
 
 
 class Store:
@@ -69,7 +114,7 @@ class Store:
         """Commit an attempt: arrays first, the record last."""
         if arrays:
             buffer = io.BytesIO()
-            np.savez_compressed(buffer, allow_pickle=False, **arrays)
+            np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
             _commit(attempt / SAMPLES, buffer.getvalue())
         text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
         _commit(attempt / RECORD, text.encode())
@@ -107,21 +152,25 @@ class Store:
         except (OSError, ValueError) as error:
             self.problems.append(f"{where}: skipped, not readable as JSON: {error}")
             return None
-        missing = [k for k in REQUIRED if not isinstance(record, dict) or k not in record]
-        if missing:
-            self.problems.append(
-                f"{where}: skipped, no record of ours: lacks {', '.join(missing)}"
-            )
-        elif record["schema"] != SCHEMA:
-            self.problems.append(
-                f"{where}: skipped, expected schema {SCHEMA}, got {record['schema']}"
-            )
-        elif not record["id"] == identity(record["spec"]) == path.parent.parent.name:
-            self.problems.append(
-                f"{where}: skipped, its id is not the digest of its specification"
-            )
-        else:
+        problem = self._fault(record, path.parent.parent.name)
+        if problem is None:
             return record
+        self.problems.append(f"{where}: skipped, {problem}")
+        return None
+
+    def _fault(self, record: Any, folder: str) -> str | None:
+        """What keeps a record from being used."""
+        if not isinstance(record, dict) or "schema" not in record:
+            return "no record of ours"
+        if record["schema"] != SCHEMA:
+            return f"expected schema {SCHEMA}, got {record['schema']}"
+        try:
+            Record.model_validate(record)
+        except ValidationError as error:
+            first = error.errors()[0]
+            return f"no record of ours: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        if not record["id"] == identity(record["spec"]) == folder:
+            return "its id is not the digest of its specification"
         return None
 
 

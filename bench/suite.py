@@ -10,21 +10,16 @@ settings.  Fields are those of the protocol plus world, reward, estimator.
 """
 
 import itertools
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
 
-from bench.cell import Cell, Model, Part, Protocol, Spec, digest
-from bench.resolve import UnknownName, complete, resolve, source_digest
-
-if TYPE_CHECKING:
-    from stitchvm.reward import Reward
-    from stitchvm.world import World
+from bench.cell import Model, Protocol, label
+from bench.resolve import UnknownName
 
 M = TypeVar("M", bound=Model)
 FIELDS = ("world", "reward", "estimator", *Protocol.model_fields)
@@ -96,7 +91,8 @@ def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise UnknownName(f"key in {where}:", key, model.model_fields) from None
@@ -104,8 +100,13 @@ def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
         raise ValueError(f"{where}: {key}: {message}, got {first['input']!r}") from None
 
 
-def combinations(suite: Suite, changes: Mapping[str, list[Any]], *, quick: bool) -> Iterator[dict]:
-    """Field values of every cell, in the order of the axes.
+Fields = dict[str, Any]
+
+
+def combinations(
+    suite: Suite, changes: Mapping[str, list[Any]], *, quick: bool
+) -> Iterator[Fields]:
+    """Field values of every cell, in the order of the axes, then of what is included.
 
     Args:
         suite: The suite.
@@ -174,149 +175,18 @@ def _matches(fields: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
     return all(shown(fields.get(name)) == shown(value) for name, value in rule.items())
 
 
-def label(value: str | Mapping[str, Any]) -> str:
-    """What a table calls an estimator: its name, or its build and settings."""
-    if isinstance(value, str):
-        return Path(value.partition(":")[0]).stem if ".py" in value else value
-    if "name" in value:
-        return str(value["name"])
-    settings = ", ".join(f"{k}={v}" for k, v in value.items() if k != "build")
-    return f"{label(str(value['build']))}({settings})" if settings else label(str(value["build"]))
-
-
-def plan(
-    suite: Suite,
-    *,
-    changes: Mapping[str, list[Any]] | None = None,
-    seed: int | None = None,
-    quick: bool = False,
-    only: str = "",
-) -> list[Cell]:
-    """The cells of a suite, resolved: what would run.
-
-    Raises:
-        ValueError: for anything in the suite that does not resolve, before anything runs.
-    """
-    worlds: dict[str, World] = {}
-    cells = [
-        _cell(suite, fields, suite.seed if seed is None else seed, worlds, quick=quick)
-        for fields in combinations(suite, changes or {}, quick=quick)
-    ]
-    names: dict[tuple[str, ...], str] = {}
-    for cell in cells:
-        key = tuple(map(str, cell.coordinates.values()))
-        if names.setdefault(key, cell.id) != cell.id:
-            raise ValueError(
-                f"expected one cell called {cell.label!r}, got several with other "
-                f"settings: give each estimator a name"
-            )
-    unique = {cell.id: cell for cell in cells}
-    wanted = selector(only)
-    return [cell for cell in unique.values() if wanted(cell)]
-
-
-def _cell(
-    suite: Suite,
-    fields: Mapping[str, Any],
-    seed: int,
-    worlds: dict[str, "World"],
-    *,
-    quick: bool,
-) -> Cell:
-    from baselines import ESTIMATORS  # noqa: PLC0415 - imports torch
-    from bench.worlds import WORLDS  # noqa: PLC0415
-
-    for name in ("world", "reward", "estimator"):
-        if name not in fields:
-            raise ValueError(f"suite {suite.name!r}: expected a {name}, got none")
-    world = part(fields["world"], WORLDS, "world")
-    if (key := world.model_dump_json()) not in worlds:
-        worlds[key] = world_of(world)
-    built = worlds[key]
-    estimator = part(fields["estimator"], ESTIMATORS, "estimator")
-    reward = part(fields["reward"], dict.fromkeys(built.rewards, built.reward), "reward")
-    protocol = {k: v for k, v in fields.items() if k in Protocol.model_fields}
-    return Cell(
-        spec=Spec(
-            task=suite.task,
-            world=world.model_copy(update={"digest": built.digest}),
-            reward=reward,
-            estimator=estimator,
-            protocol=validated(Protocol, protocol, f"suite {suite.name!r}"),
-            prompts=digest(built.prompts),
-            seed=seed,
-        ),
-        label=label(fields["estimator"]),
-        suite=suite.name,
-        quick=quick,
-    )
-
-
-def part(value: str | Mapping[str, Any], registry: Mapping[str, Any], kind: str) -> Part:
-    """A world or estimator of a suite, with all settings.
-
-    Raises:
-        ValueError: if it does not resolve.
-    """
-    entry = {"build": value} if isinstance(value, str) else dict(value)
-    if "build" not in entry:
-        raise ValueError(f"expected {kind} as a name or a mapping with `build`, got {value!r}")
-    build, given = entry["build"], {k: v for k, v in entry.items() if k not in {"build", "name"}}
-    settings = complete(resolve(build, registry, kind), given, f"{kind} {label(value)!r}")
-    settings.pop("device", None)
-    return Part(build=build, settings=settings, source=source_digest(build))
-
-
-def world_of(world: Part, device: str = "cpu") -> "World":
-    """The world a specification names, built on a device."""
-    from bench.worlds import WORLDS  # noqa: PLC0415 - imports torch
-
-    return resolve(world.build, WORLDS, "world")(**world.settings, device=device)
-
-
-def reward_of(reward: Part, world: "World") -> "Reward":
-    """The reward a specification names: one of the world's, or a user's `build(world)`."""
-    if reward.build in world.rewards:
-        return world.reward(reward.build)
-    return resolve(reward.build, {}, "reward")(world, **reward.settings)
-
-
-def selector(expression: str) -> Callable[[Cell], bool]:
-    """A test of cells from `estimator=tweedie & reward!=linear & estimator~mc`.
-
-    `=` equals, `!=` does not, `~` contains; terms are joined by `&`.
-
-    Raises:
-        ValueError: for a term of another form or an unknown coordinate.
-    """
-    terms = []
-    for term in filter(None, (t.strip() for t in expression.split("&"))):
-        match = re.fullmatch(r"(\w+)\s*(!=|=|~)\s*(.+)", term)
-        if match is None:
-            raise ValueError(f"expected COORDINATE=VALUE, != or ~, got {term!r}")
-        terms.append(match.groups())
-
-    def wanted(cell: Cell) -> bool:
-        return all(_holds(cell.coordinates, *term) for term in terms)
-
-    return wanted
-
-
-def _holds(coordinates: Mapping[str, Any], name: str, operator: str, value: str) -> bool:
-    if name not in coordinates:
-        raise UnknownName("coordinate", name, coordinates)
-    have = str(coordinates[name])
-    if operator == "~":
-        return value in have
-    return (have == value) == (operator == "=")
-
-
 def values(field: str, text: str) -> list[Any]:
-    """Values of a `--set FIELD=V1,V2`, each parsed as YAML; a list field takes all as one value.
+    """Values of a `--set FIELD=V1,V2`, read as YAML; a list field takes all as one value.
 
     Raises:
         UnknownName: for a field nobody knows.
+        ValueError: for a text that is no YAML list, or an empty one.
     """
     _known(field)
-    parsed = [yaml.safe_load(v) for v in text.split(",")]
+    try:
+        parsed = yaml.safe_load(f"[{text}]")
+    except yaml.YAMLError:
+        raise ValueError(f"expected --set {field}=V1,V2, got {text!r}") from None
+    if not parsed or None in parsed:
+        raise ValueError(f"expected --set {field}=V1,V2, got {text!r}")
     return [parsed] if field == "sigmas" else parsed

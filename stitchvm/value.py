@@ -9,9 +9,10 @@ under the posterior p(z_0 | z_t) (`data`), p(z_0 | z_t, c) (`prompt`), or whatev
 makes of z_t (`model`).
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class Target:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"expected {name} in {known}, got {getattr(self, name)!r}")
-        if self.value == "soft" and not (self.lam is not None and self.lam > 0):
+        if self.value == "soft" and not (self.lam is not None and 0 < self.lam < math.inf):
             raise ValueError(f"expected lambda > 0 for the soft value, got {self.lam}")
         if self.value == "mean" and self.lam is not None:
             raise ValueError(f"expected no lambda for the mean value, got {self.lam}")
@@ -79,7 +80,7 @@ class ValueEstimator(nn.Module, ABC):
 
     latent: tuple[int, ...]
     target: Target
-    differentiable: ClassVar[bool] = True
+    differentiable: bool = True
     stochastic: bool = False
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from stitchvm.reward import Reward
 from stitchvm.streams import Streams
 from stitchvm.value import Target, ValueEstimator
 
-Finish = Callable[[Tensor, Tensor, Prompts, Streams], Tensor]  # (z_t, t, c, rng) -> z_0
+Finish = Callable[[Tensor, Tensor, Prompts, Streams | None], Tensor]  # (z_t, t, c, rng) -> z_0
 
 
 class World(ABC):

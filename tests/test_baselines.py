@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from baselines import ESTIMATORS
-from baselines.constant import Constant
 from baselines.monte_carlo import aggregate, without_prompt
 from baselines.monte_carlo import build as monte_carlo
 from baselines.terminal import Terminal
@@ -358,7 +357,7 @@ class Blind(GaussianWorld):
         ({"chunk": 0}, "expected chunk >= 1, got 0"),
         (
             {"kernel": "ode", "particles": 4},
-            "expected particles = 1 with the deterministic kernel 'ode' .*, got 4",
+            "expected particles = 1 with a deterministic kernel .*, got 4",
         ),
         (
             {"kernel": "heun"},
@@ -367,7 +366,11 @@ class Blind(GaussianWorld):
         ({"value": "soft"}, "expected lambda > 0 for the soft value, got None"),
         ({"value": "soft", "lam": -1.0}, "expected lambda > 0 for the soft value, got -1"),
         ({"value": "mean", "lam": 1.0}, "expected no lambda for the mean value, got 1"),
-        ({"kernel": "exact", "posterior": "model"}, "expected a kernel for the model posterior"),
+        ({"posterior": "model"}, "expected a kernel for the model posterior"),
+        (
+            {"kernel": "exact", "posterior": "model"},
+            "expected the data or prompt posterior, got 'model'",
+        ),
     ],
 )
 def test_monte_carlo_refuses_wrong_settings(settings, message):
@@ -381,9 +384,27 @@ def test_monte_carlo_refuses_no_steps():
         monte_carlo(small(), small().reward("linear"), steps=0)(*inputs)
 
 
-def test_monte_carlo_refuses_to_run_without_streams():
+def test_only_the_deterministic_kernel_runs_without_streams():
+    inputs, reward = noisy(small(), 0.5, rows=2), small().reward("linear")
     with pytest.raises(ValueError, match="expected rng, one stream per latent: MonteCarlo is"):
-        monte_carlo(small(), small().reward("linear"))(*noisy(small(), 0.5, rows=2))
+        monte_carlo(small(), reward)(*inputs)
+    ode = monte_carlo(small(), reward, kernel="ode", particles=1)
+    torch.testing.assert_close(ode(*inputs), ode(*inputs, Streams.of(0, rows=2)))
+
+
+@pytest.mark.parametrize("kernel", ["ode", *NU])
+def test_rollouts_reach_from_clean_latents_to_pure_noise(kernel):
+    """At t = 0 there is nothing to finish: the clean reward and its gradient."""
+    world, reward = small(), small().reward("sigmoid")
+    z_t, _, c = noisy(world, 0.5, rows=3)
+    ours = monte_carlo(world, reward, kernel=kernel, steps=3, particles=1)
+    found = value_and_gradient(ours, z_t, time([0.0, 0.5, 1.0]), c, Streams.of(0, rows=3))
+    terminal = ESTIMATORS["terminal"](world, reward)
+    clean = value_and_gradient(terminal, z_t[:1], time(0.0), c[:1])
+    torch.testing.assert_close(found.value[:1], clean.value, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.gradient[:1], clean.gradient, rtol=1e-12, atol=1e-12)
+    assert found.value.isfinite().all()
+    assert found.gradient.isfinite().all()
 
 
 def test_exact_draws_and_truth_need_a_world_that_has_them():
@@ -414,29 +435,50 @@ def test_terminal_is_the_reward_of_the_latent_and_exact_on_clean_ones(name):
 
 
 @pytest.mark.parametrize("name", REWARDS)
-def test_constant_is_the_prior_mean_of_its_prompt(name):
-    """The truth at pure noise, within four standard errors of its draws."""
-    world, reward, draws = default(), default().reward(name), 1024
-    c = list(world.prompts[:6])
-    z = torch.zeros(6, *world.backbone.latent, dtype=torch.float64)
-    found = ESTIMATORS["constant"](world, reward, draws=draws)(z, time(0.5), c)
-    expected = ESTIMATORS["truth"](world, reward)(z, time(1.0), c)
+@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("lam", [None, 0.7])
+def test_constant_is_the_truth_at_pure_noise(name, posterior, lam):
+    """Within four standard errors of its draws."""
+    world, reward, draws, c = default(), default().reward(name), 1024, ["scene 0", "scene 5"]
+    settings = {"value": "mean" if lam is None else "soft", "lam": lam, "posterior": posterior}
+    z = torch.zeros(2, *world.backbone.latent, dtype=torch.float64)
+    constant = ESTIMATORS["constant"](world, reward, **settings, draws=draws)
+    assert constant.target == Target(**settings)
+    found = constant(z, time(0.5), c)
+    expected = world.truth(reward, Target(**settings))(z, time(1.0), c)
     for row, asked in enumerate(c):
-        z_0 = world.draw([asked] * 512, Streams.of(1, rows=512))
-        sd = float(reward(world.backbone.decode(z_0), [asked] * 512).std())
-        assert abs(float(found[row] - expected[row])) < 4 * sd / draws**0.5
+        seen = asked if posterior == "prompt" else NULL
+        z_0 = world.draw([seen] * 512, Streams.of(1, rows=512))
+        r = reward(world.backbone.decode(z_0), [asked] * 512)
+        sd = r.std() if lam is None else ((lam * (r - expected[row])).exp() / lam).std()
+        assert abs(float(found[row] - expected[row])) < 4 * float(sd) / draws**0.5
 
 
 def test_constant_depends_on_nothing_but_the_prompt():
     world, reward = small(), small().reward("sigmoid")
-    constant = Constant(world, reward, draws=64)
+    constant = ESTIMATORS["constant"](world, reward, draws=64)
     inputs = [noisy(world, sigma, rows=8) for sigma in (0.1, 0.9)]
     values = [constant(*one, Streams.of(seed, rows=8)) for seed, one in enumerate(inputs)]
     torch.testing.assert_close(*values, rtol=0, atol=0)
     torch.testing.assert_close(values[0][:4], values[0][4:], rtol=0, atol=0)  # four prompts, twice
     assert len(set(values[0].tolist())) == 4
-    backwards = Constant(world, reward, draws=64)(inputs[0][0], time(0.5), inputs[0][2][::-1])
-    torch.testing.assert_close(backwards.flip(0), values[0], rtol=0, atol=0)
+    z_t, _, c = inputs[0]
+    for row in range(4):  # nor on which prompts came before
+        alone = ESTIMATORS["constant"](world, reward, draws=64)
+        value = alone(z_t[row : row + 1], time(0.5), c[row : row + 1])
+        torch.testing.assert_close(value, values[0][row : row + 1], rtol=0, atol=0)
+
+
+def test_constant_estimates_any_prior_value():
+    """Against the truth at t = 1: of a prompt or of all data, mean or soft, within 4 errors."""
+    world, reward = small(), small().reward("sigmoid")
+    z_1 = torch.zeros(4, *world.backbone.latent, dtype=torch.float64)
+    for of in ({}, {"posterior": "data"}, {"value": "soft", "lam": 2.0}):
+        constant = ESTIMATORS["constant"](world, reward, draws=4096, **of)
+        truth = ESTIMATORS["truth"](world, reward, **of)
+        assert constant.target == truth.target
+        gap = constant(z_1, time(1.0), world.prompts) - truth(z_1, time(1.0), world.prompts)
+        assert gap.abs().max() < 4 * 0.5 / 64  # a bounded reward's deviation is at most 1/2
 
 
 def test_constant_has_no_gradient_and_says_so():
@@ -541,7 +583,7 @@ def test_gradient_equals_central_differences(name, estimator, settings):
 # The contract
 
 SETTINGS = {
-    "constant": [{"draws": 32}],
+    "constant": [{"draws": 32}, {"draws": 32, "value": "soft", "lam": 0.7, "posterior": "data"}],
     "linear_stitch": [{}, {"i": 1, "j": 2}, {"i": 4}],
     "monte_carlo": [
         *({"kernel": kernel, "steps": 3, "particles": 3} for kernel in KERNELS),

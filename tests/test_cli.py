@@ -178,6 +178,12 @@ def test_refusals(suite, tmp_path):
     assert "did you mean" in said("plot", store, "--y", "rmsee")
 
 
+def test_a_device_that_is_not_there(suite, tmp_path):
+    assert "expected a device of this machine, cpu" in said(
+        "run", suite, "--store", tmp_path / "s", "--device", "cuda:99"
+    )
+
+
 def test_a_failure_is_shown_and_sets_the_exit_code(tmp_path):
     store, path = tmp_path / "store", tmp_path / "bad.yaml"
     bad = {"name": "bad", "build": "monte_carlo", "particles": 0}
@@ -202,3 +208,7 @@ def test_the_readme_is_true(tmp_path, monkeypatch):
     assert len(own.strip().splitlines()) <= 30
     assert load_file(file, "estimator").build
     assert "FAILED" not in call("test", file)
+    shell = re.search(r"stitchbench run (quickstart --set .*?) --store", text)[1].split()
+    assert len(re.findall(r"estimator=my_estimator ", call("plan", *shell))) == 2
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (Path(__file__).parents[1] / link).exists(), link

@@ -242,6 +242,19 @@ def test_posterior_draws_have_the_conditional_moments(t):
     assert standard_errors(outer(draws, mean), total) < 4
 
 
+def test_posterior_draws_of_clean_latents_are_these_latents():
+    z_0, t, c = noisy(small(), 0.0)
+    draws = small().posterior("data")(z_0, t, c, Streams.of(1, rows=4))
+    torch.testing.assert_close(draws, z_0, rtol=1e-12, atol=1e-12)
+
+
+def test_posterior_draws_refuse_what_they_cannot_do():
+    with pytest.raises(ValueError, match="expected the data or prompt posterior, got 'model'"):
+        small().posterior("model")
+    with pytest.raises(ValueError, match="expected rng, one stream per latent, got None"):
+        small().posterior("data")(*noisy(small(), 0.5), None)
+
+
 @pytest.mark.parametrize("c", ["scene 2", NULL])
 def test_draws_have_the_moments_of_their_prompt(c):
     world, rows = small(), 20_000
@@ -431,10 +444,17 @@ def integrate(f, mean, std):
     return math.fsum(pieces) / math.sqrt(2 * math.pi)
 
 
+def test_scores_of_the_default_world_are_far_from_the_limit_of_the_quadrature():
+    world, reward = default(), default().reward("sigmoid")
+    e, w = embedding_map(world.backbone, reward), GAIN * reward.w
+    spread = e @ world.backbone.mixture.covariances() @ e.T
+    assert float(torch.einsum("pq,kqr,pr->pk", w, spread, w).max().sqrt()) < 4  # limit: 20
+
+
 @pytest.mark.parametrize("std", [1e-3, 0.1, 1, 5, 10, 20])
 @pytest.mark.parametrize("mean", [-60, -5, -1, 0, 0.3, 10, 47])
 def test_sigmoid_moments_equal_quadrature(std, mean):
-    """To 1e-8, the soft value up to lambda = 5: a world's own scores stay below 3."""
+    """To 1e-8, the soft value up to lambda = 5."""
     world = small()
     reward, c = world.reward("sigmoid"), [world.prompts[0]]
     w, b = reward.w[0], float(reward.b[0])
@@ -449,32 +469,34 @@ def test_sigmoid_moments_equal_quadrature(std, mean):
 # Truth
 
 
-def scores(world, reward, row, p):
-    """Means and standard deviations (K,) of the linear score w_c . e under one conditioned row."""
-    _, means, covariances = row
+def expectation(f, world, name, row, c):
+    """E[f(r)] of one conditioned row, for a reward of the one linear score w_c . e."""
+    reward, p, (rho, means, covariances) = world.reward(name), world.prompts.index(c), row
     w = reward.w[p].numpy() @ embedding_map(world.backbone, reward).numpy()
-    return means @ w, np.sqrt(np.einsum("d,kde,e->k", w, covariances, w))
+    stds = np.sqrt(np.einsum("d,kde,e->k", w, covariances, w))
+    b = float(reward.b[p]) if name == "sigmoid" else None
+    r = {"linear": float, "sigmoid": lambda s: expit(2 * s + b)}[name]
+    each = [integrate(lambda s: f(r(s)), *one) for one in zip(means @ w, stds, strict=True)]
+    return float(rho @ each)
 
 
-def by_hand(world, reward, row, c, lam):
+def by_hand(world, name, row, c, lam):
     """The mean (lam None) or soft value of one conditioned row, by integrals or eigenvalues."""
-    p, rho = world.prompts.index(c), row[0]
-    if hasattr(reward, "a"):
-        return by_eigenvalues(world, reward, row, p, lam)
-    link = (lambda s: expit(2 * s + float(reward.b[p]))) if hasattr(reward, "b") else float
-    f = link if lam is None else lambda s: math.exp(lam * link(s))
-    parts = [integrate(f, *one) for one in zip(*scores(world, reward, row, p), strict=True)]
-    return rho @ parts if lam is None else math.log(rho @ parts) / lam
+    if name == "quadratic":
+        return by_eigenvalues(world, row, c, lam)
+    if lam is None:
+        return expectation(float, world, name, row, c)
+    return math.log(expectation(lambda r: math.exp(lam * r), world, name, row, c)) / lam
 
 
-def by_eigenvalues(world, reward, row, p, lam):
-    """The same for sum_m omega_m (x_m + delta_m)^2, x standard normal: a quadratic reward."""
-    rho, means, covariances = row
-    e = embedding_map(world.backbone, reward).numpy()
+def by_eigenvalues(world, row, c, lam):
+    """The same for sum_m omega_m (x_m + delta_m)^2, x standard normal: the quadratic reward."""
+    reward, (rho, means, covariances) = world.reward("quadratic"), row
+    e, a = embedding_map(world.backbone, reward).numpy(), reward.a[world.prompts.index(c)]
     log_parts, parts = [], []
     for m, covariance in zip(means @ e.T, e @ covariances @ e.T, strict=True):
         root = np.linalg.cholesky(covariance)
-        omega, q = np.linalg.eigh(root.T @ np.diag(reward.a[p].numpy()) @ root)
+        omega, q = np.linalg.eigh(root.T @ np.diag(a) @ root)
         delta = q.T @ np.linalg.solve(root, m)
         parts.append((omega * (1 + delta**2)).sum())
         if lam is not None:
@@ -489,10 +511,9 @@ def by_eigenvalues(world, reward, row, p, lam):
     ("world", "sigma"), [(small, 0.1), (small, 0.5), (small, 0.9), (default, 0.5)]
 )
 def test_truth_equals_integrals_over_the_conditioned_posterior(world, sigma, target, name):
-    reward = world().reward(name)
-    exact = world().truth(reward, target)
+    exact = world().truth(world().reward(name), target)
     z_t, t, c, rows = case(world, target.posterior, sigma)
-    expected = [by_hand(world(), reward, *one, target.lam) for one in zip(rows, c, strict=True)]
+    expected = [by_hand(world(), name, *one, target.lam) for one in zip(rows, c, strict=True)]
     np.testing.assert_allclose(exact(z_t, t, c), expected, rtol=1e-8, atol=1e-8)
 
 
@@ -617,27 +638,23 @@ def test_soft_value_starts_at_the_mean_with_half_the_variance_as_slope(name, pos
     mean = world.truth(reward, Target("mean", posterior))(z_t, t, c)
     soft = world.truth(reward, Target("soft", posterior, lam))(z_t, t, c)
     for row, (asked, one) in enumerate(zip(c, rows, strict=True)):
-        variance = variance_by_hand(world, reward, one, world.prompts.index(asked))
+        variance = variance_by_hand(world, name, one, asked)
         slope = float(soft[row] - mean[row]) / lam
         assert slope == pytest.approx(variance / 2, rel=5e-4)
 
 
-def variance_by_hand(world, reward, row, p):
+def variance_by_hand(world, name, row, c):
     """Var[r | z_t] of one conditioned row."""
-    rho, means, covariances = row
-    if hasattr(reward, "a"):
-        e, a = embedding_map(world.backbone, reward).numpy(), np.diag(reward.a[p].numpy())
-        m, s = means @ e.T, e @ covariances @ e.T
-        first = np.einsum("kq,qp,kp->k", m, a, m) + np.einsum("qp,kpq->k", a, s)
-        spread = 2 * np.einsum("qp,kps,st,ktq->k", a, s, a, s)
-        spread = spread + 4 * np.einsum("kq,qp,kps,st,kt->k", m, a, s, a, m)
-        return rho @ (spread + first**2) - (rho @ first) ** 2
-    link = (lambda s: expit(2 * s + float(reward.b[p]))) if hasattr(reward, "b") else float
-    parts = list(zip(*scores(world, reward, row, p), strict=True))
-    first, second = (
-        rho @ [integrate(lambda s, n=n: link(s) ** n, *one) for one in parts] for n in (1, 2)
-    )
-    return second - first**2
+    if name != "quadratic":
+        first = expectation(float, world, name, row, c)
+        return expectation(lambda r: (r - first) ** 2, world, name, row, c)
+    reward, (rho, means, covariances) = world.reward(name), row
+    e, a = embedding_map(world.backbone, reward).numpy(), reward.a[world.prompts.index(c)]
+    m, s, a = means @ e.T, e @ covariances @ e.T, np.diag(a)
+    first = np.einsum("kq,qp,kp->k", m, a, m) + np.einsum("qp,kpq->k", a, s)
+    within = 2 * np.einsum("qp,kps,st,ktq->k", a, s, a, s)
+    within = within + 4 * np.einsum("kq,qp,kps,st,kt->k", m, a, s, a, m)
+    return rho @ (within + first**2) - (rho @ first) ** 2
 
 
 @pytest.mark.parametrize("name", REWARDS)
@@ -811,6 +828,13 @@ def test_tilted_draws_depend_on_their_own_stream_alone(name):
     tilted, rng = small().tilted(small().reward(name), "scene 1", LAM), Streams.of(0, rows=6)
     alone = tilted.sample(Streams(rng.seeds[2:4]))
     torch.testing.assert_close(tilted.sample(rng)[2:4], alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize("lam", [0.0, -1.0])
+def test_tilting_needs_a_positive_lambda(name, lam):
+    with pytest.raises(ValueError, match=f"expected lambda > 0, got {lam:g}"):
+        small().tilted(small().reward(name), "scene 0", lam)
 
 
 def test_rejection_gives_up_with_a_message(monkeypatch):

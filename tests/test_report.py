@@ -82,7 +82,7 @@ def row(facet, sigma, label, build, value, cost, settings=None, **others):  # no
         "attempt": "0001", "suite": "value-gaussian", "quick": False, "isolation": "inline",
         "world": "gaussian", "reward": facet[0], "estimator": label, "estimator_build": build,
         **{f"estimator.{k}": v for k, v in (settings or {}).items()},
-        "latents": "data", "pairing": "own", "group": "siblings", "grid": "plain",
+        "latents": "data", "pairing": "own", "group": "siblings", "grid": "plain", "variant": "",
         "sigma": sigma, "sigma_reference": sigma, "target": estimand, "estimand": estimand,
         "realises": "prompt", "n_prompts": P, "n_latents": P * G * M, "replicates": len(value),
         "z_digest": f"digest-{sigma}", "nonfinite": 0,
@@ -197,7 +197,8 @@ def a_frame(sigmas=SIGMAS):
 FAILED = {
     "cell": "feedfacefeedface", "suite": "value-gaussian", "estimator": "mine & yours",
     "world": "gaussian", "reward": "quadratic", "latents": "data", "pairing": "own",
-    "group": "siblings", "grid": "plain", "status": "failed", "reason": "ValueError: expected <x>",
+    "group": "siblings", "grid": "plain", "variant": "", "status": "failed",
+    "reason": "ValueError: expected <x>",
 }  # fmt: skip
 
 

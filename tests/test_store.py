@@ -10,6 +10,7 @@ import pytest
 
 import bench
 from bench import suite as suites
+from bench.plan import plan
 from bench.run import run
 from bench.store import Store
 
@@ -26,7 +27,7 @@ def cells():
         | {"sigmas": [0.25, 0.75], "replicates": 2, "batch": 4},
         axes={"estimator": ["truth", "constant", "tweedie"]},
     )
-    return suites.plan(suite)
+    return plan(suite)
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +100,14 @@ def test_a_complete_cell_is_not_run_again(full, cells, tmp_path):
     [
         (lambda data: data[: len(data) // 2], "skipped, not readable as JSON"),
         (lambda _: b"", "skipped, not readable as JSON"),
-        (lambda _: b'{"answer": 42}', "skipped, no record of ours: lacks schema, id, spec"),
+        (lambda _: b'{"answer": 42}', "skipped, no record of ours"),
         (lambda _: b"[1, 2]", "skipped, no record of ours"),
         (lambda data: data.replace(b'"schema": 1', b'"schema": 99'), "expected schema 1, got 99"),
         (lambda data: data.replace(b'"seed": 0', b'"seed": 7'), "its id is not the digest"),
         (lambda _: b"\xff\xfe", "skipped, not readable as JSON"),
+        (lambda data: data.replace(b'"task": "value"', b'"task": "other"'), "spec.task: Input"),
+        (lambda data: data.replace(b'"sigma":', b'"sigmo":'), "rows.0.sigma: Field required"),
+        (lambda data: data.replace(b'"threads": 1', b'"threads": "x"'), "skipped, no record"),
     ],
 )
 def test_a_damaged_record_is_reported_and_skipped_and_others_still_used(
@@ -169,6 +173,14 @@ def test_a_read_only_folder_is_refused(tmp_path, cells):
         run(cells, Store(tmp_path / "inside"), isolation="inline")
 
 
-def test_a_missing_store_is_empty(tmp_path):
+def test_a_missing_store_is_empty_and_cannot_be_loaded(tmp_path):
     assert Store(tmp_path / "none").latest() == {}
-    assert bench.load(tmp_path / "none").empty
+    with pytest.raises(ValueError, match="expected a store with records at .*none, found none"):
+        bench.load(tmp_path / "none")
+
+
+def test_loading_warns_of_what_it_skips(full, cells, tmp_path):
+    store = copied(full, tmp_path)
+    record_of(store, cells[0]).write_bytes(b"")
+    with pytest.warns(UserWarning, match="skipped, not readable as JSON"):
+        assert len(bench.load(tmp_path)) == 4

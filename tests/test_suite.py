@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bench import suite as suites
 from bench.cell import Cell, Protocol, digest
+from bench.plan import plan
 from bench.resolve import UnknownName, complete, resolve
 from stitchvm.sample import NU
 
@@ -50,7 +51,7 @@ def written(path: Path, **changes) -> Path:
 
 
 def planned(path: Path, **changes) -> list[Cell]:
-    return suites.plan(suites.load(str(written(path, **changes))))
+    return plan(suites.load(str(written(path, **changes))))
 
 
 def test_axes_multiply_and_bundles_zip(tmp_path):
@@ -90,14 +91,14 @@ def test_set_replaces_axes_and_sigmas_stay_one_list(tmp_path):
         "reward": suites.values("reward", "linear,quadratic"),
         "sigmas": suites.values("sigmas", "0.2,0.4"),
     }
-    cells = suites.plan(suite, changes=changes)
+    cells = plan(suite, changes=changes)
     assert len(cells) == 4
     assert {c.spec.protocol.sigmas for c in cells} == {(0.2, 0.4)}
 
 
 def test_quick_overrides_and_is_marked(tmp_path):
     suite = suites.load(str(written(tmp_path, quick={"sigmas": [0.3], "replicates": 2})))
-    quick, slow = suites.plan(suite, quick=True), suites.plan(suite)
+    quick, slow = plan(suite, quick=True), plan(suite)
     assert quick[0].spec.protocol.sigmas == (0.3,)
     assert quick[0].quick
     assert not {c.id for c in quick} & {c.id for c in slow}
@@ -109,7 +110,7 @@ def test_only_selects(tmp_path):
     )
 
     def labels(only):
-        return [c.label for c in suites.plan(suite, only=only)]
+        return [c.label for c in plan(suite, only=only)]
 
     assert labels("estimator=tweedie") == ["tweedie"]
     assert labels("estimator!=tweedie & reward=linear") == ["constant", "truth"]
@@ -138,11 +139,14 @@ def test_only_selects(tmp_path):
          "particles: .*integer.*got 'four'"),
         ({"axes": {"estimator": [{"particles": 4}]}}, "expected estimator as a name or a mapping"),
         ({"axes": {"where": ["data"]}}, "unknown axis 'where'"),
+        ({"minuts": 1, "minutes": None}, "unknown key in .*: 'minuts'.*did you mean 'minutes'"),
+        ({"axes": {"estimator": [["tweedie"]]}}, "expected estimator as a name or a mapping"),
+        (with_defaults({"world": {"build": "gaussian", "device": "cpu"}}), "expected no device"),
         ({"axes": {"estimator": ["missing.py:build"]}}, "expected the file of estimator 'missing"),
         ({"axes": {"estimator": ["no.such.thing:build"]}}, "expected a module 'no.such.thing'"),
         ({"axes": {"estimator": [{"name": "x", "build": "tweedie"},
                                  {"name": "x", "build": "constant"}]}},
-         "expected one cell called 'x', got several"),
+         "expected one estimator called 'x', got several"),
     ],
 )  # fmt: skip
 def test_bad_suites_say_what_was_expected(tmp_path, changes, message):
@@ -166,8 +170,8 @@ def test_shipped_suites_plan_and_state_their_cost():
         suite = suites.load(name)
         assert suite.name == name
         assert 0 < suite.minutes <= 40
-        assert suites.plan(suite)
-        assert suites.plan(suite, quick=True)
+        assert plan(suite)
+        assert plan(suite, quick=True)
 
 
 def test_a_file_is_an_estimator_and_its_content_is_identity(tmp_path):
@@ -199,6 +203,55 @@ def test_defaults_written_out_or_not_are_the_same_cell(tmp_path):
         axes={"estimator": [{"build": "tweedie", "posterior": "prompt", "name": "other name"}]},
     )[0]
     assert plain.id == spelt.id
+
+
+def test_fields_that_differ_in_one_name_are_told_apart(tmp_path):
+    suite = suites.load(str(written(tmp_path)))
+    cells = plan(suite, changes={"batch": [16, 64]})
+    assert [c.coordinates["variant"] for c in cells] == ["batch=16", "batch=64"] * 2
+    worlds = [{"build": "gaussian", "name": "small", "prompts": 4}, "gaussian"]
+    cells = plan(suite, changes={"world": worlds})
+    assert {c.coordinates["world"] for c in cells} == {"small", "gaussian"}
+
+
+def test_set_does_not_measure_an_included_cell_twice(tmp_path):
+    include = [{"estimator": "truth", "gradient": False}]
+    suite = suites.load(str(written(tmp_path, include=include)))
+    cells = plan(suite, changes={"estimator": ["truth", "terminal"]})
+    assert [(c.label, c.spec.protocol.gradient) for c in cells] == [
+        ("truth", True),
+        ("terminal", True),
+    ]
+
+
+def test_device_and_threads_are_part_of_a_cell_but_not_the_devices_number(tmp_path):
+    suite = suites.load(str(written(tmp_path)))
+    ids = {
+        (device, threads): plan(suite, device=device, threads=threads)[0].id
+        for device in ("cpu", "cuda", "cuda:1")
+        for threads in (1, 2)
+    }
+    assert ids["cuda", 1] == ids["cuda:1", 1]
+    assert len(set(ids.values())) == 4
+
+
+def test_an_edited_file_is_loaded_anew(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def build():\n    return 1\n")
+    assert resolve(str(file), {}, "thing")() == 1
+    file.write_text("def build():\n    return 2\n")
+    assert resolve(str(file), {}, "thing")() == 2
+
+
+@pytest.mark.parametrize("text", ["", "[", "a: ]"])
+def test_set_refuses_what_is_no_list(text):
+    with pytest.raises(ValueError, match="expected --set estimator=V1,V2, got"):
+        suites.values("estimator", text)
+
+
+def test_set_takes_mappings():
+    text = "truth,{build: monte_carlo, particles: 4}"
+    assert suites.values("estimator", text) == ["truth", {"build": "monte_carlo", "particles": 4}]
 
 
 def test_ids_are_the_same_in_another_process_and_after_a_round_trip(tmp_path):
@@ -259,11 +312,13 @@ def test_digest_refuses_what_json_cannot_say():
 
 
 def test_resolve_and_complete_messages(tmp_path):
-    def build(world, *, size: int, name: str = "x"):
-        return world, size, name
+    def build(world, extra=1, *, size: int, name: str = "x"):
+        return world, extra, size, name
 
     with pytest.raises(ValueError, match="thing 'y': expected a setting 'size', got none"):
         complete(build, {}, "thing 'y'")
+    with pytest.raises(ValueError, match="y: expected 'extra' as a keyword-only parameter"):
+        complete(build, {"size": 2, "extra": 2}, "y")
     assert complete(build, {"size": 2}, "y") == {"size": 2, "name": "x"}
     assert resolve("a", {"a": build}, "thing") is build
     assert resolve("json:dumps", {}, "thing") is json.dumps

@@ -10,25 +10,29 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-COORDINATES = ("suite", "world", "reward", "latents", "pairing", "group", "grid", "estimand")
-RUN = ("quick", "seed", "dtype", "device")  # one store may hold several; they don't mix either
-CELL = ("suite", "world", "reward", "latents", "pairing", "group", "grid")  # known of failures too
+from bench.frame import FACET
+
+COORDINATES = tuple(FACET)
+RUN = ("quick", "seed", "dtype", "device", "threads")  # one store may hold several; they don't mix
+CELL = tuple(name for name in FACET if name != "estimand")  # known of failures too
 
 PLAINEST = {
     "latents": "data",
     "pairing": "own",
     "group": "independent",
     "grid": "plain",
+    "variant": "",
     "estimand": "mean | prompt",
 }
 WORDS = {
     ("latents", "data"): "noised clean latents",
     ("latents", "sampler"): "latents from the sampler on its way",
     ("pairing", "own"): "each with its own prompt",
-    ("pairing", "mismatched"): "each with another prompt than its own",
+    ("pairing", "mismatched"): "made without regard to the prompt they are judged under",
     ("group", "independent"): "ranked among independent latents of a prompt",
     ("group", "siblings"): "ranked among siblings of one sampler step",
     ("grid", "plain"): "",
+    ("variant", ""): "",
     ("grid", "snr"): "noise levels matched by signal-to-noise ratio to a 128 x 128 latent",
     ("quick", True): "shortened run",
 }
@@ -139,7 +143,7 @@ def _title(at: Mapping[str, Any], several: list[str]) -> str:
 
 
 def _about(at: Mapping[str, Any]) -> str:
-    names = ("latents", "pairing", "group", "grid")
+    names = ("latents", "pairing", "group", "grid", "variant")
     parts = [WORDS.get((name, at[name]), f"{name} {at[name]}") for name in names]
     latents = ", ".join(filter(None, parts))
     return f"{at['world'].capitalize()} world. Judged against {at['estimand']}, on {latents}."

@@ -18,6 +18,8 @@ from stitchvm.sample import NU, Sde, sample
 from stitchvm.streams import Streams, derive
 from stitchvm.world import World
 
+MADE_AT_ONCE = 32
+
 
 @dataclass(frozen=True)
 class Latents:
@@ -25,7 +27,8 @@ class Latents:
 
     Attributes:
         z_t: (B, *latent).
-        t: Their time, ().
+        sigma: Their noise level.
+        t: The same as a tensor of theirs, ().
         c: Their prompts.
         realised: Realised clean rewards, (B,).
         realises: The posterior that the realised rewards follow.
@@ -33,6 +36,7 @@ class Latents:
     """
 
     z_t: Tensor
+    sigma: float
     t: Tensor
     c: list[str]
     realised: Tensor
@@ -56,7 +60,10 @@ def actual(sigma: float, protocol: Protocol, world: World) -> float:
 
 @torch.no_grad()
 def make(world: World, reward: Reward, protocol: Protocol, sigma: float, seed: int) -> Latents:
-    """Latents of the protocol at a noise level, made in batches.
+    """Latents of the protocol at a noise level.
+
+    They are made in batches of a size of their own: their last bits, and so their digest, depend
+    on it, and must not depend on how many an estimator is then asked at once.
 
     Raises:
         ValueError: if the world has fewer prompts than the protocol asks for.
@@ -75,11 +82,12 @@ def make(world: World, reward: Reward, protocol: Protocol, sigma: float, seed: i
     level = actual(sigma, protocol, world)
     maker = _Maker(world, reward, protocol, level, seed)
     parts = [
-        maker.make(keys[first : first + protocol.batch])
-        for first in range(0, len(keys), protocol.batch)
+        maker.make(keys[first : first + MADE_AT_ONCE])
+        for first in range(0, len(keys), MADE_AT_ONCE)
     ]
     return Latents(
         z_t=torch.cat([z_t for z_t, _ in parts]),
+        sigma=level,
         t=parts[0][0].new_tensor(level),
         c=[c for c, _, _ in keys],
         realised=torch.cat([r for _, r in parts]),
@@ -117,10 +125,10 @@ class _Maker:
         own = Streams(derive(self.seed, "latent", *key) for key in keys)
         shared = Streams(derive(self.seed, "latent", *key[:2]) for key in keys)
         first = shared if self.siblings else own  # siblings descend from one parent
-        eps = first.child("eps").normal(self._like(len(keys)))
-        z_0 = self.world.draw(seen, first.child("z_0")) if self.from_data else None
+        z_0 = self.world.draw(seen, first.child("z_0"))
+        eps = first.child("eps").normal(z_0)
         start = eps.new_tensor(self.start)
-        if z_0 is not None:
+        if self.from_data:
             z_t = noise(z_0, start, eps)
         else:
             z_t = self._walk(eps, 1.0, self.start, seen, first.child("walk"))
@@ -128,14 +136,9 @@ class _Maker:
             level = eps.new_tensor(self.level)
             kernel = self.sampler.transition(z_t, start, level, seen)
             z_t = kernel.draw(own.child("sibling"))
-        if z_0 is None or self.siblings:
+        if not self.from_data or self.siblings:
             z_0 = self._walk(z_t, self.level, 0.0, seen, own.child("finish"))
         return z_t, self.reward(self.world.backbone.decode(z_0), c)
-
-    def _like(self, rows: int) -> Tensor:
-        """An empty tensor of the latents' shape, dtype and device."""
-        weights = next(t for t in self.world.backbone.state_dict().values())
-        return weights.new_empty(rows, *self.world.backbone.latent)
 
     def _walk(self, z: Tensor, start: float, stop: float, c: list[str], rng: Streams) -> Tensor:
         """Latents taken from one time to an earlier one by the protocol's sampler."""

@@ -22,9 +22,10 @@ from bench.meter import KINDS, Calls, peak_bytes, seconds
 from bench.metrics import METRICS
 from bench.metrics.value import Samples
 from bench.resolve import resolve
-from bench.suite import reward_of, world_of
 from bench.tasks.latents import Latents, make
 from bench.tasks.outcome import Outcome, Phases
+from bench.worlds import make as make_world
+from bench.worlds import reward_of
 from stitchvm.streams import Streams, derive
 from stitchvm.value import Valued, ValueEstimator, value_and_gradient
 
@@ -37,7 +38,7 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
     """
     phases, calls = Phases(), Calls()
     with phases("build"):
-        world = world_of(spec.world, device)
+        world = make_world(spec.world, device)
         reward = reward_of(spec.reward, world)
         calls.watch(world.backbone)
         calls.watch(reward)
@@ -146,7 +147,7 @@ class Measured:
 
     def _streams(self, replicate: int, rows: slice) -> Streams:
         return Streams(
-            derive(self.seed, "estimator", replicate, f"{float(self.latents.t):.12g}", *key)
+            derive(self.seed, "estimator", replicate, f"{self.latents.sigma:.12g}", *key)
             for key in self.latents.keys[rows]
         )
 
@@ -204,7 +205,7 @@ class Measured:
     def row(self) -> dict[str, Any]:
         """What a record keeps of this noise level, metrics apart."""
         return {
-            "sigma": float(self.latents.t),
+            "sigma": self.latents.sigma,
             "target": self.estimator.target.as_dict(),
             "realises": self.latents.realises,
             "z_digest": self.latents.digest,

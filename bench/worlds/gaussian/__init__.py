@@ -11,6 +11,7 @@ from bench.worlds.gaussian.backbone import GaussianBackbone
 from bench.worlds.gaussian.mixture import Mixture, Posterior
 from bench.worlds.gaussian.prompts import PromptBook
 from bench.worlds.gaussian.rewards import (
+    GAIN,
     GaussianReward,
     LinearReward,
     Network,
@@ -30,6 +31,7 @@ SPIKES = (4.0, 0.25)  # largest and smallest variance along them: signal at ever
 APART = 0.06  # standard deviation of the components' means, per coordinate
 CONTRAST = 1.5  # standard deviation of a prompt's log weights
 CURVATURE = 0.6  # 2 max(A C): the quadratic reward tilts up to lambda = 1 / CURVATURE
+CONSTANTS = (CHANNELS, EMBEDDING, FLOOR, SPIKES, APART, CONTRAST, CURVATURE, GAIN)
 
 
 class GaussianWorld(World):
@@ -65,7 +67,7 @@ class GaussianWorld(World):
         if dtype not in {"float64", "float32"}:
             raise ValueError(f"expected dtype float64 or float32, got {dtype!r}")
         c, h, w = latent
-        recipe = ("gaussian/1", components, tuple(latent), rank, prompts, seed, dtype)
+        recipe = (components, tuple(latent), rank, prompts, seed, dtype, *CONSTANTS)
         self.digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
         self._make = _Maker(derive(seed, "gaussian"))
         self._to: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device}
@@ -162,9 +164,17 @@ class GaussianWorld(World):
         return Truth(self.backbone, reward, target)
 
     def posterior(self, posterior: str) -> Finish:
-        """Exact posterior draws."""
+        """Exact draws from the `data` or `prompt` posterior.
 
-        def finish(z_t: Tensor, t: Tensor, c: Prompts, rng: Streams) -> Tensor:
+        Raises:
+            ValueError: for another.
+        """
+        if posterior not in {"data", "prompt"}:
+            raise ValueError(f"expected the data or prompt posterior, got {posterior!r}")
+
+        def finish(z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None) -> Tensor:
+            if rng is None:
+                raise ValueError("expected rng, one stream per latent, got None")
             weights = self.book.weights(c if posterior == "prompt" else [NULL] * len(z_t))
             exact = Posterior.of(self.backbone.mixture, weights, z_t.flatten(1), t.to(z_t))
             return exact.sample(rng).unflatten(1, self.backbone.latent)

@@ -128,6 +128,8 @@ class Tilted:
         Raises:
             ValueError: if it does not exist at this lambda.
         """
+        if not lam > 0:
+            raise ValueError(f"expected lambda > 0, got {lam:g}")
         mixture, log_weights = backbone.mixture, backbone.book.weights([c])[0]
         if isinstance(reward, SigmoidReward):
             return cls(mixture, log_weights, backbone, reward, c, lam)
@@ -158,13 +160,13 @@ class Tilted:
         if not isinstance(self.reward, SigmoidReward):
             return self.mixture.sample(weights, rng).unflatten(1, self.backbone.latent)
         out = torch.empty(len(rng), *self.backbone.latent).to(self.log_weights)
-        waiting = torch.arange(len(rng))
+        waiting = torch.arange(len(rng), device=out.device)
         for attempt in range(TRIES):
             streams = Streams([rng.seeds[int(row)] for row in waiting]).child(attempt)
             z_0 = self.mixture.sample(weights[waiting], streams)
             z_0 = z_0.unflatten(1, self.backbone.latent)
             r = self.reward(self.backbone.decode(z_0), [self.c] * len(waiting))
-            accepted = streams.uniform(r.dtype).log() < self.lam * (r - 1)
+            accepted = streams.uniform(r.dtype).to(r.device).log() < self.lam * (r - 1)
             out[waiting[accepted]] = z_0[accepted]
             waiting = waiting[~accepted]
             if not len(waiting):

@@ -1,0 +1,171 @@
+"""The cells of a suite: every name resolved, every default written out, before anything runs."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bench.cell import Cell, Part, Protocol, Spec, digest, label
+from bench.resolve import UnknownName, complete, resolve, source_digest
+from bench.suite import Fields, Suite, combinations, validated
+
+if TYPE_CHECKING:
+    from stitchvm.world import World
+
+
+def plan(
+    suite: Suite,
+    *,
+    changes: Mapping[str, list[Any]] | None = None,
+    seed: int | None = None,
+    quick: bool = False,
+    only: str = "",
+    device: str = "cpu",
+    threads: int = 1,
+) -> list[Cell]:
+    """The cells of a suite, resolved: what would run.
+
+    Args:
+        suite: The suite.
+        changes: Axis to values, in place of the suite's own.
+        seed: In place of the suite's.
+        quick: Whether the suite's `quick` values apply.
+        only: A `selector`.
+        device: Where cells will run, "cpu" or "cuda:1".
+        threads: CPU threads of a cell.
+
+    Raises:
+        ValueError: for anything in the suite that does not resolve, before anything runs.
+    """
+    shared: dict[str, Any] = {
+        "seed": suite.seed if seed is None else seed,
+        "device": device.partition(":")[0],
+        "threads": threads,
+    }
+    worlds: dict[str, World] = {}
+    cells = [
+        _cell(suite, fields, shared, worlds, quick=quick)
+        for fields in combinations(suite, changes or {}, quick=quick)
+    ]
+    unique = {cell.id: cell for cell in cells}
+    wanted = selector(only)
+    return [cell for cell in _told_apart(unique.values(), bool(changes)) if wanted(cell)]
+
+
+def _told_apart(cells: Iterable[Cell], changed: bool) -> list[Cell]:  # noqa: FBT001
+    """Cells that no table confuses: where only the protocol or a seed differs, it is named.
+
+    Of two cells that a change of axes has made alike but for whether gradients are measured, the
+    first stays.
+
+    Raises:
+        ValueError: for two estimators, worlds or rewards of one name with other settings.
+    """
+    alike: defaultdict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        alike[tuple(cell.coordinates.values())].append(cell)
+    out = []
+    for group in alike.values():
+        for kind in ("estimator", "world", "reward"):
+            if len({getattr(c.spec, kind).model_dump_json() for c in group}) > 1:
+                raise ValueError(
+                    f"expected one {kind} called {group[0].coordinates[kind]!r}, got several with "
+                    f"other settings: give each a name"
+                )
+        protocols = [cell.spec.protocol.model_dump() for cell in group]
+        differs = [k for k in protocols[0] if len({repr(p[k]) for p in protocols}) > 1]
+        if changed and differs == ["gradient"]:
+            out.append(group[0])
+            continue
+        for cell, protocol in zip(group, protocols, strict=True):
+            variant = ", ".join(f"{k}={protocol[k]}" for k in differs)
+            out.append(
+                cell.model_copy(update={"coordinates": cell.coordinates | {"variant": variant}})
+            )
+    return out
+
+
+def _cell(
+    suite: Suite,
+    fields: Fields,
+    shared: Mapping[str, Any],
+    worlds: dict[str, "World"],
+    *,
+    quick: bool,
+) -> Cell:
+    """One cell from its field values."""
+    from baselines import ESTIMATORS  # noqa: PLC0415 - imports torch
+    from bench.worlds import WORLDS, make  # noqa: PLC0415
+
+    for name in ("world", "reward", "estimator"):
+        if name not in fields:
+            raise ValueError(f"suite {suite.name!r}: expected a {name}, got none")
+    world = part(fields["world"], WORLDS, "world")
+    if (key := world.model_dump_json()) not in worlds:
+        worlds[key] = make(world)
+    built = worlds[key]
+    given = {k: v for k, v in fields.items() if k in Protocol.model_fields}
+    protocol = validated(Protocol, given, f"suite {suite.name!r}")
+    spec = Spec(
+        task=suite.task,
+        world=world.model_copy(update={"digest": built.digest}),
+        reward=part(fields["reward"], dict.fromkeys(built.rewards, built.reward), "reward"),
+        estimator=part(fields["estimator"], ESTIMATORS, "estimator"),
+        protocol=protocol,
+        prompts=digest(built.prompts),
+        **shared,
+    )
+    coordinates = {kind: label(fields[kind]) for kind in ("estimator", "world", "reward")}
+    for name in ("latents", "pairing", "group", "grid"):
+        coordinates[name] = getattr(protocol, name)
+    coordinates["variant"] = ""
+    return Cell(spec=spec, suite=suite.name, coordinates=coordinates, quick=quick)
+
+
+def part(value: Any, registry: Mapping[str, Any], kind: str) -> Part:
+    """A world, reward or estimator of a suite, with all settings.
+
+    Raises:
+        ValueError: if it does not resolve.
+    """
+    entry = dict(value) if isinstance(value, Mapping) else {"build": value}
+    if not isinstance(entry.get("build"), str):
+        raise ValueError(f"expected {kind} as a name or a mapping with `build`, got {value!r}")
+    build, given = entry["build"], {k: v for k, v in entry.items() if k not in {"build", "name"}}
+    if "device" in given:
+        raise ValueError(
+            f"{kind} {label(value)!r}: expected no device: --device says where to run"
+        )
+    settings = complete(resolve(build, registry, kind), given, f"{kind} {label(value)!r}")
+    settings.pop("device", None)
+    return Part(build=build, settings=settings, source=source_digest(build, registry))
+
+
+def selector(expression: str) -> Callable[[Cell], bool]:
+    """A test of cells from `estimator=tweedie & reward!=linear & estimator~mc`.
+
+    `=` equals, `!=` does not, `~` contains; terms are joined by `&`.
+
+    Raises:
+        ValueError: for a term of another form or an unknown coordinate.
+    """
+    terms = []
+    for term in filter(None, (t.strip() for t in expression.split("&"))):
+        match = re.fullmatch(r"(\w+)\s*(!=|=|~)\s*(.+)", term)
+        if match is None:
+            raise ValueError(f"expected COORDINATE=VALUE, != or ~, got {term!r}")
+        terms.append(match.groups())
+
+    def wanted(cell: Cell) -> bool:
+        return all(_holds(cell.coordinates, *term) for term in terms)
+
+    return wanted
+
+
+def _holds(coordinates: Mapping[str, Any], name: str, operator: str, value: str) -> bool:
+    if name not in coordinates:
+        raise UnknownName("coordinate", name, coordinates)
+    have = str(coordinates[name])
+    if operator == "~":
+        return value in have
+    return (have == value) == (operator == "=")
