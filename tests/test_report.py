@@ -449,7 +449,7 @@ def test_value_table_says_what_was_measured():
     assert row["time per value"] == "1.2 ms"
     assert row["calls per value"] == "1 velocity, 1 decode, 1 reward"
     assert row["peak memory"] == "200 kB"
-    assert (row["against constant"], row["against best"]) == ("better", "same")
+    assert (row["against constant"], row["against best"]) == ("better", "as good")
     assert table.loc[("0.5", "truth"), "against best"] == numbers.MISSING
     assert table.loc[("0.5", "stitch (stage 1)"), "calls per value"] == "1 trunk, 3 blocks, 1 tail"
     assert table.loc[("0.9", "terminal"), "against constant"] == "worse"

@@ -1,7 +1,7 @@
 """What claims are judged by: rows of a facet, tests over prompts, ratios of times.
 
-*Clearly* means here as everywhere: Holm-adjusted within the facet, at 0.05.  An estimator is held
-to a bias only where what it declares to aim at is what it is judged against.
+*Clearly* means at 0.05, Holm-adjusted over the tests that a rule makes in one facet.  An estimator
+is held to a bias only where what it declares to aim at is what it is judged against.
 """
 
 from collections.abc import Iterable

@@ -27,14 +27,16 @@ IDEAS = {
 }
 REFERENCES = {
     "truth": "The exact value, where the world knows it.",
-    "constant": "The prompt's mean reward, whatever the latent looks like: the bar to clear.",
+    "constant": "The prompt's value before anything is seen, whatever the latent looks like: the "
+    "bar to clear.",
     "terminal": "The reward of the noisy latent taken as if it were clean.",
     "tweedie": "The reward of the denoiser's one-step guess of the clean latent.",
-    "mc (Monte Carlo)": "The average reward of N rollouts of k solver steps from the noisy "
+    "MC (monte_carlo)": "The average reward of N rollouts of k solver steps from the noisy "
     "latent. The kernel is how they are drawn: only reversal (and exact, which needs the truth) "
     "ends in the posterior; ode, square, sigma and flow_grpo keep the noise levels' distributions "
-    "but finish a given latent differently.",
-    "stitch (stage 1)": "A frozen generator's first blocks joined to a reward model's last blocks "
+    "but finish a given latent differently. Its times include drawing random numbers, one "
+    "reproducible stream per rollout: about a third of them on one CPU thread.",
+    "linear stitch (linear_stitch)": "A frozen generator's first blocks joined to a reward model's last blocks "
     "by a closed-form linear layer. The published method also finetunes the result.",
 }
 COLUMNS = {
@@ -56,7 +58,7 @@ DERIVED = {
     "cost / Tweedie": "Time per value over Tweedie's at the same noise level.",
     "as good, but dearer": "Estimators not clearly worse than the one of lowest RMSE, and at "
     "most a quarter above it; the lowest is marked unless it is the trusted one.",
-    "peak memory": "Largest tensor memory during a call, above weights and inputs.",
+    "peak memory": "Largest tensor memory during one call on a batch, above weights and inputs.",
     "calls per value": "What one value asks of the models: full denoiser calls (velocity), "
     "partial ones (trunk, with the blocks run), decodes, reward calls, and calls of a reward's "
     "last blocks alone (tail).",
@@ -64,7 +66,8 @@ DERIVED = {
     "and the one of lowest RMSE (or the runner-up) that a test on these prompts finds 80 % of the "
     "time. A smaller gap may be there unseen.",
     "against constant, against best": "Whether the squared error is clearly better or worse than "
-    "the constant's, or than the best candidate's; same: not clear.",
+    "the constant's, or than the best candidate's; as good: not clearly worse than that "
+    "and within a quarter of its RMSE; unclear: neither.",
 }
 
 

@@ -52,7 +52,7 @@ SHOWN: dict[str, Callable[[Row], str]] = {  # heading to text of a row
     "calls per value": calls,
 }
 COLUMN, TIME = 16, 8  # characters
-MARKS = {"best": "*", "same": "~"}
+MARKS = {"best": "*", "as good": "~"}
 TEX_PARTS = {  # a page is narrower than the table
     "accuracy": ("bias", "RMSE", "offset-free RMSE", "skill", "against constant", "against best"),
     "use and cost": (
@@ -71,8 +71,7 @@ def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
 
     Returns:
         Columns sigma, estimator, those of `SHOWN`, and two verdicts on the MSE: "against constant"
-        (better, same, worse) and "against best" (best, same, worse).  A difference counts when it
-        is clear (`trust.against`); else the two are the same as far as this run can tell.
+        (better, unclear, worse) and "against best" (best, as good, unclear, worse): `verdicts`.
     """
     found = verdicts(frame)
     sigmas = sorted(frame["sigma"].unique())
@@ -119,7 +118,9 @@ def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
 def text(frame: pd.DataFrame, failures: Failures = (), width: int = 100) -> str:
     """For a terminal of some width: RMSE by estimator and noise level, and time per value."""
     parts = [_block(facet, width) for facet in split(frame, failures)]
-    note = "RMSE \u00b1 95 %; * lowest, ~ as good (not clearly worse); time per value"
+    note = "RMSE \u00b1 95 %; * lowest, ~ as good (not clearly worse, within a quarter); time per value"
+    if len(frame) and (frame["isolation"] == "inline").any():
+        note += ";\ntimes are indicative: one warm process for all cells"
     return "\n\n".join([*parts, note]) + "\n" if parts else "no results\n"
 
 

@@ -5,16 +5,16 @@ import pandas as pd
 from bench.report import trust
 from bench.report.numbers import MISSING
 
-AGAINST = {-1: "better", 0: "same", 1: "worse"}
+AGAINST = {-1: "better", 0: "unclear", 1: "worse"}
 
 
 def verdicts(frame: pd.DataFrame) -> dict[tuple[float, str], dict[str, str]]:
     """Noise level and estimator to both verdicts on the MSE.
 
     Returns:
-        "against constant": better, same, worse; "against best": best, same, worse; each a dash
-        where a row is not compared.  A difference counts when it is clear (`trust.against`); else
-        the two are the same as far as this run can tell.
+        "against constant": better, unclear, worse; "against best": best, as good
+        (`trust.as_good`), unclear, worse; each a dash where a row is not compared.  A difference
+        counts when it is clear (`trust.against`).
     """
     measured, judges = frame[frame["mse"].notna()], trust.best(frame)
     places = zip(frame["sigma"].tolist(), frame["estimator"].tolist(), strict=True)
@@ -28,4 +28,7 @@ def verdicts(frame: pd.DataFrame) -> dict[tuple[float, str], dict[str, str]]:
             out[row["sigma"], row["estimator"]][heading] = AGAINST[row["clear"]]
     for row in judges.to_dict("records"):
         out[row["sigma"], row["estimator"]]["against best"] = "best"
+    for row in trust.trust(frame).to_dict("records"):
+        for name in set(row["as_good"]) - {row["best"]}:
+            out[row["sigma"], name]["against best"] = "as good"
     return out
