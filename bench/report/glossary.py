@@ -36,8 +36,9 @@ REFERENCES = {
     "ends in the posterior; ode, square, sigma and flow_grpo keep the noise levels' distributions "
     "but finish a given latent differently. Its times include drawing random numbers, one "
     "reproducible stream per rollout: about a third of them on one CPU thread.",
-    "linear stitch (linear_stitch)": "A frozen generator's first blocks joined to a reward model's last blocks "
-    "by a closed-form linear layer. The published method also finetunes the result.",
+    "linear stitch (linear_stitch)": "A frozen generator's first blocks joined to a reward "
+    "model's last blocks by a closed-form linear layer: stage 1 of StitchVM. The published method "
+    "also finetunes the result.",
 }
 COLUMNS = {
     "bias": "bias",

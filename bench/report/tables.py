@@ -118,7 +118,10 @@ def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
 def text(frame: pd.DataFrame, failures: Failures = (), width: int = 100) -> str:
     """For a terminal of some width: RMSE by estimator and noise level, and time per value."""
     parts = [_block(facet, width) for facet in split(frame, failures)]
-    note = "RMSE \u00b1 95 %; * lowest, ~ as good (not clearly worse, within a quarter); time per value"
+    note = (
+        "RMSE \u00b1 95 %; * lowest, ~ as good (not clearly worse, within a quarter); "
+        "time per value"
+    )
     if len(frame) and (frame["isolation"] == "inline").any():
         note += ";\ntimes are indicative: one warm process for all cells"
     return "\n\n".join([*parts, note]) + "\n" if parts else "no results\n"
