@@ -38,6 +38,7 @@ class Rollout:
     """
 
     def __init__(self, sampler: Sampler, steps: int, shift: float = 1.0) -> None:
+        time_grid(steps, shift=shift)  # refuses what is no grid
         self.sampler, self.steps, self.shift = sampler, steps, shift
 
     def __call__(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None) -> Tensor:
@@ -166,6 +167,8 @@ def build(  # noqa: PLR0913
             world without them.
     """
     backbone = world.backbone
+    if posterior not in {"data", "prompt"}:
+        raise ValueError(f"expected the data or prompt posterior, got {posterior!r}")
     if kernel == "exact":
         finish = world.posterior(posterior)
         if finish is None:

@@ -366,7 +366,7 @@ class Blind(GaussianWorld):
         ({"value": "soft"}, "expected lambda > 0 for the soft value, got None"),
         ({"value": "soft", "lam": -1.0}, "expected lambda > 0 for the soft value, got -1"),
         ({"value": "mean", "lam": 1.0}, "expected no lambda for the mean value, got 1"),
-        ({"posterior": "model"}, "expected a kernel for the model posterior"),
+        ({"posterior": "model"}, "expected the data or prompt posterior, got 'model'"),
         (
             {"kernel": "exact", "posterior": "model"},
             "expected the data or prompt posterior, got 'model'",
@@ -467,18 +467,6 @@ def test_constant_depends_on_nothing_but_the_prompt():
         alone = ESTIMATORS["constant"](world, reward, draws=64)
         value = alone(z_t[row : row + 1], time(0.5), c[row : row + 1])
         torch.testing.assert_close(value, values[0][row : row + 1], rtol=0, atol=0)
-
-
-def test_constant_estimates_any_prior_value():
-    """Against the truth at t = 1: of a prompt or of all data, mean or soft, within 4 errors."""
-    world, reward = small(), small().reward("sigmoid")
-    z_1 = torch.zeros(4, *world.backbone.latent, dtype=torch.float64)
-    for of in ({}, {"posterior": "data"}, {"value": "soft", "lam": 2.0}):
-        constant = ESTIMATORS["constant"](world, reward, draws=4096, **of)
-        truth = ESTIMATORS["truth"](world, reward, **of)
-        assert constant.target == truth.target
-        gap = constant(z_1, time(1.0), world.prompts) - truth(z_1, time(1.0), world.prompts)
-        assert gap.abs().max() < 4 * 0.5 / 64  # a bounded reward's deviation is at most 1/2
 
 
 def test_constant_has_no_gradient_and_says_so():

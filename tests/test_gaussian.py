@@ -957,3 +957,32 @@ def test_float32_world_is_the_same_world_rounded(name, target):
     scale = float(exact.gradient.abs().max())
     torch.testing.assert_close(found.gradient.double(), exact.gradient, rtol=0, atol=1e-3 * scale)
     assert rounded.draw(c, Streams.of(0, rows=4)).dtype == torch.float32
+
+
+def test_a_reward_needs_a_prompt():
+    world = GaussianWorld(latent=(2, 1, 1), components=3, rank=2, prompts=4)
+    x = world.backbone.decode(torch.zeros(1, 2, 1, 1, dtype=torch.float64))
+    for name in world.rewards:
+        with pytest.raises(ValueError, match="expected a prompt to reward under, got the null"):
+            world.reward(name)(x, [""])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"components": 0}, "expected components >= 1, got 0"),
+        ({"prompts": 0}, "expected prompts >= 1, got 0"),
+        ({"rank": -1}, "expected rank >= 1, got -1"),
+        ({"latent": (13, 1, 1)}, "expected at most 12 latent channels, got 13"),
+    ],
+)
+def test_recipes_that_make_no_world_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GaussianWorld(**settings)
+
+
+def test_a_single_gaussian_is_a_world():
+    world = GaussianWorld(components=1, prompts=2)
+    truth = world.truth(world.reward("quadratic"), Target("mean", "prompt"))
+    z_t = torch.zeros(2, *world.backbone.latent, dtype=torch.float64)
+    assert truth(z_t, torch.tensor(0.5, dtype=torch.float64), world.prompts).isfinite().all()

@@ -25,6 +25,7 @@ from stitchvm.streams import Streams, derive
 from stitchvm.value import Target, ValueEstimator
 from stitchvm.world import Finish, World
 
+PIXELS = 12  # numbers in the 2 x 2 pixels of 3 channels that a latent position decodes to
 CHANNELS, EMBEDDING = 16, 16  # of the rewards' network
 FLOOR = 0.1  # variance outside a component's directions
 SPIKES = (4.0, 0.25)  # largest and smallest variance along them: signal at every noise level
@@ -64,6 +65,11 @@ class GaussianWorld(World):
     ) -> None:
         if len(latent) != 3 or min(latent) < 1:  # noqa: PLR2004
             raise ValueError(f"expected latent (C, H, W) of positive sizes, got {tuple(latent)}")
+        for name, count in (("components", components), ("rank", rank), ("prompts", prompts)):
+            if count < 1:
+                raise ValueError(f"expected {name} >= 1, got {count}")
+        if latent[0] > PIXELS:
+            raise ValueError(f"expected at most {PIXELS} latent channels, got {latent[0]}")
         if dtype not in {"float64", "float32"}:
             raise ValueError(f"expected dtype float64 or float32, got {dtype!r}")
         c, h, w = latent
@@ -76,13 +82,15 @@ class GaussianWorld(World):
             (CONTRAST * self._make.normal("prompts", prompts, components)).log_softmax(-1)
         )
         self.prompts = self.book.texts
-        decoder = self._make.orthonormal("decoder", 12, c)
+        decoder = self._make.orthonormal("decoder", PIXELS, c)
         self.backbone = GaussianBackbone(mixture, self.book, (c, h, w), decoder).to(**self._to)
         self.book.to(**self._to)
         self._pool = torch.eye(h * w * CHANNELS, dtype=torch.float64).unflatten(
             1, (h * w, CHANNELS)
         )
-        self._pool = self._embedding(min(EMBEDDING, c * h * w))
+        self._pool = self._embedding(
+            min(EMBEDDING, c * h * w, components * (min(rank, c * h * w) + 1))
+        )
 
     def _mixture(self, components: int, d: int, rank: int) -> Mixture:
         directions = [

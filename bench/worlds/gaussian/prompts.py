@@ -39,6 +39,16 @@ class PromptBook(nn.Module):
             )
         return torch.tensor([self._index[text] for text in c], device=self.log_weights.device)
 
+    def own(self, c: Prompts) -> Tensor:
+        """Row numbers of prompts that are not null, (B,).
+
+        Raises:
+            ValueError: for the null prompt, or one this world does not know.
+        """
+        if NULL in c:
+            raise ValueError("expected a prompt to reward under, got the null prompt")
+        return self.index(c)
+
     def weights(self, c: Prompts) -> Tensor:
         """Log component weights of prompts, (B, K)."""
         return self.log_weights[self.index(c)]

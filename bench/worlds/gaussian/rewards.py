@@ -22,7 +22,8 @@ from stitchvm.reward import Features, Hidden, Reward
 
 GAIN = 2.0  # steep enough that the sigmoid saturates on a third of the data
 # The trapezoid rule on a Gaussian converges like exp(-2 pi a / h), a = pi / std the distance of
-# the sigmoid's pole: spacing 0.05 keeps 1e-8 up to a score of standard deviation 20.
+# the sigmoid's pole: spacing 0.05 keeps the value to 1e-8 up to a score of
+# standard deviation 20 (soft ones up to lambda = 5).
 QUADRATURE_SPACING, QUADRATURE_REACH = 0.05, 9.0
 
 
@@ -109,21 +110,21 @@ class LinearReward(GaussianReward):
 
     def score(self, e: Tensor, c: Prompts) -> Tensor:
         """The reward of embeddings (B, q), (B,)."""
-        return (e * self.w[self.book.index(c)]).sum(-1)
+        return (e * self.w[self.book.own(c)]).sum(-1)
 
     def mean(self, m: Tensor, s: Tensor, c: Prompts) -> Tensor:
         """W . m."""
-        return torch.einsum("bkq,bq->bk", m, self.w[self.book.index(c)])
+        return torch.einsum("bkq,bq->bk", m, self.w[self.book.own(c)])
 
     def log_mgf(self, m: Tensor, s: Tensor, c: Prompts, lam: float) -> Tensor:
         """Lambda w . m + lambda^2 / 2 w^T S w."""
-        w = self.w[self.book.index(c)]
+        w = self.w[self.book.own(c)]
         spread = torch.einsum("bq,bkqp,bp->bk", w, s, w)
         return lam * self.mean(m, s, c) + lam**2 / 2 * spread
 
     def forms(self, c: Prompts) -> tuple[Tensor, Tensor]:
         """A = 0 and w."""
-        w = self.w[self.book.index(c)]
+        w = self.w[self.book.own(c)]
         return w.new_zeros(*w.shape, w.shape[-1]), w
 
 
@@ -138,16 +139,16 @@ class QuadraticReward(GaussianReward):
 
     def score(self, e: Tensor, c: Prompts) -> Tensor:
         """The reward of embeddings (B, q), (B,)."""
-        return (e.square() * self.a[self.book.index(c)]).sum(-1)
+        return (e.square() * self.a[self.book.own(c)]).sum(-1)
 
     def mean(self, m: Tensor, s: Tensor, c: Prompts) -> Tensor:
         """m^T A m + tr(A S)."""
         second = m.square() + s.diagonal(dim1=-2, dim2=-1)
-        return torch.einsum("bkq,bq->bk", second, self.a[self.book.index(c)])
+        return torch.einsum("bkq,bq->bk", second, self.a[self.book.own(c)])
 
     def log_mgf(self, m: Tensor, s: Tensor, c: Prompts, lam: float) -> Tensor:
         """Lambda m^T A (I - 2 lambda S A)^-1 m - log det(I - 2 lambda S A) / 2."""
-        a = self.a[self.book.index(c)][:, None]
+        a = self.a[self.book.own(c)][:, None]
         eye = torch.eye(m.shape[-1], dtype=m.dtype, device=m.device)
         inner = eye - 2 * lam * s * a[..., None, :]
         solved = torch.linalg.solve(inner, m[..., None])[..., 0]
@@ -155,7 +156,7 @@ class QuadraticReward(GaussianReward):
 
     def forms(self, c: Prompts) -> tuple[Tensor, Tensor]:
         """A = diag(a) and w = 0."""
-        a = self.a[self.book.index(c)]
+        a = self.a[self.book.own(c)]
         return torch.diag_embed(a), torch.zeros_like(a)
 
 
@@ -172,16 +173,16 @@ class SigmoidReward(GaussianReward):
 
     def score(self, e: Tensor, c: Prompts) -> Tensor:
         """The reward of embeddings (B, q), (B,)."""
-        p = self.book.index(c)
+        p = self.book.own(c)
         return torch.sigmoid(GAIN * (e * self.w[p]).sum(-1) + self.b[p])
 
     def mean(self, m: Tensor, s: Tensor, c: Prompts) -> Tensor:
-        """By quadrature, to 1e-8."""
+        """By quadrature."""
         r, log_weights = self._quadrature(m, s, c)
         return (r * log_weights.exp()).sum(-1)
 
     def log_mgf(self, m: Tensor, s: Tensor, c: Prompts, lam: float) -> Tensor:
-        """By quadrature, to 1e-8."""
+        """By quadrature."""
         r, log_weights = self._quadrature(m, s, c)
         return (lam * r + log_weights).logsumexp(-1)
 
@@ -191,7 +192,7 @@ class SigmoidReward(GaussianReward):
 
     def _quadrature(self, m: Tensor, s: Tensor, c: Prompts) -> tuple[Tensor, Tensor]:
         """The reward at nodes (B, K, nodes), and log weights (nodes,)."""
-        p = self.book.index(c)
+        p = self.book.own(c)
         w = GAIN * self.w[p]
         mean = torch.einsum("bkq,bq->bk", m, w) + self.b[p][:, None]
         std = torch.einsum("bq,bkqp,bp->bk", w, s, w).clamp(min=0).sqrt()

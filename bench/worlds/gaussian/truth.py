@@ -19,7 +19,6 @@ from bench.worlds.gaussian.backbone import GaussianBackbone
 from bench.worlds.gaussian.mixture import Mixture, Posterior
 from bench.worlds.gaussian.rewards import GaussianReward, SigmoidReward
 from stitchvm.backbone import NULL, Prompts
-from stitchvm.path import expand_time
 from stitchvm.streams import Streams
 from stitchvm.value import Target, ValueEstimator
 
@@ -68,7 +67,6 @@ class Truth(ValueEstimator):
 
     def forward(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None = None) -> Tensor:
         """The exact value, (B,)."""
-        expand_time(t, z_t)
         posterior = self.posterior(z_t, t, c)
         m, s = posterior.project(self.e)
         if self.target.lam is None:
