@@ -210,5 +210,6 @@ def test_the_readme_is_true(tmp_path, monkeypatch):
     assert "FAILED" not in call("test", file)
     shell = re.search(r"stitchbench run (quickstart --set .*?) --store", text)[1].split()
     assert len(re.findall(r"estimator=my_estimator ", call("plan", *shell))) == 2
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert (Path(__file__).parents[1] / link).exists(), link
