@@ -204,10 +204,27 @@ def run(
         f"{counts['ok']} cells measured, {counts['before']} were there, "
         f"{counts['error']} failed; records in {folder.path}"
     )
+    _warn_of_other_code(folder, {cell.id for cell in cells})
     _print_table(folder, {cell.id for cell in cells})
     click.echo(f"the page: stitchbench report {folder.path}")
     if counts["error"]:
         ctx.exit(1 if counts["ok"] + counts["before"] else 3)
+
+
+def _warn_of_other_code(store: Store, cells: set[str]) -> None:
+    """Say which measurements are of another commit, or of a changed checkout, than this one."""
+    from bench.environment import commit  # noqa: PLC0415
+
+    here = commit()
+    kept = [r["environment"] for r in store.latest().values() if r["id"] in cells]
+    other = [e for e in kept if {k: e[k] for k in here} != here]
+    if other:
+        known = ", ".join(sorted({str(e["commit"])[:8] for e in other}))
+        click.echo(
+            f"warning: {len(other)} of these cells were measured with other code ({known}); "
+            f"another --store measures afresh",
+            err=True,
+        )
 
 
 def _print_table(store: Store, cells: set[str] | None = None) -> None:

@@ -178,6 +178,15 @@ def test_refusals(suite, tmp_path):
     assert "did you mean" in said("plot", store, "--y", "rmsee")
 
 
+def test_measurements_of_other_code_are_named(suite, tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    assert "other code" not in call("run", suite, "--store", store)
+    monkeypatch.setattr("bench.environment.commit", lambda: {"commit": "f" * 40, "dirty": False})
+    assert "warning: 3 of these cells were measured with other code" in call(
+        "run", suite, "--store", store
+    )
+
+
 def test_a_device_that_is_not_there(suite, tmp_path):
     assert "expected a device of this machine, cpu" in said(
         "run", suite, "--store", tmp_path / "s", "--device", "cuda:99"
