@@ -56,7 +56,7 @@ CLAIMS = (
         judges.tweedie_biased,
     ),
     Claim(
-        "Monte Carlo with the reversal kernel is unbiased",
+        "Monte Carlo with the reversal kernel is unbiased at the most solver steps measured",
         "nu^2 = 2t/(1-t) reverses the forward process",
         "at the most solver steps, neither bias nor squared bias per latent is clearly off 0, at "
         "any noise level and N",
