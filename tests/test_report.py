@@ -21,6 +21,7 @@ from bench.report import (
     numbers,
     page,
     plots,
+    sweeps,
     tables,
     trust,
     typeset,
@@ -794,3 +795,11 @@ def test_reports_need_no_torch():
     )
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_the_figure_of_solver_steps_shows_the_root_of_the_squared_bias():
+    ends = {"squared_bias": [0.04], "squared_bias_lo": [-0.01], "squared_bias_hi": [0.09]}
+    rooted = sweeps.rooted(pd.DataFrame(ends))
+    assert rooted[["rooted", "rooted_lo", "rooted_hi"]].iloc[0].tolist() == pytest.approx(
+        [0.2, -0.1, 0.3]
+    )

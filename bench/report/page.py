@@ -26,8 +26,8 @@ CAPTIONS = {
     "ranking": "How well an estimator ranks the latents an algorithm would choose among.",
     "gradient": "Whether the estimator's gradient points where the true one does.",
     "particles": "Monte Carlo error against the number of rollouts.",
-    "steps": "Monte Carlo bias against solver steps; below, the part that more steps would "
-    "remove. What stays is the kernel's own.",
+    "steps": "Monte Carlo bias per latent against solver steps: what stays is the kernel's own. "
+    "Below, the part of the mean bias that more steps would remove.",
     "realised": "Bias measured without knowing the truth, against the bias to the truth. On the "
     "diagonal both agree.",
 }

@@ -38,7 +38,10 @@ def particles(facet: Facet, look: Palette) -> Figure | None:
 
 
 def steps(facet: Facet, look: Palette) -> Figure | None:
-    """Bias against solver steps k; below, the part of it that more steps would remove."""
+    """Bias per latent against solver steps k; below, what more steps would remove of its mean.
+
+    Above stands the root of the squared bias: in the mean bias, errors of opposite sign cancel.
+    """
     sweeps = swept(facet.frame, "steps")
     if not sweeps:
         return None
@@ -51,16 +54,17 @@ def steps(facet: Facet, look: Palette) -> Figure | None:
         axes[column + COLUMNS].remove()
     for column, sigma in enumerate(sigmas):
         upper, lower = axes[column], axes[column + COLUMNS]
+        whole = {name: rooted(rows) for name, rows in sweeps.items()}
         apart = {name: _against_most_steps(rows) for name, rows in sweeps.items()}
-        for axis, shown, y in ((upper, sweeps, "bias"), (lower, apart, "discretisation")):
+        for axis, shown, y in ((upper, whole, "rooted"), (lower, apart, "discretisation")):
             lines = _sweep_lines(shown, look, sigma, "estimator.steps", y)
             scales.powers_of_two(axis, counts, "")
             axis.yaxis.set_major_locator(MaxNLocator(5))
             axis.axhline(0, color="#888888", linewidth=0.8, zorder=1)
             drawing.points(axis, lines)
         upper.set_title(rf"$\sigma$ = {sigma:g}")
-    axes[0].set_ylabel("bias")
-    axes[COLUMNS].set_ylabel("bias \u2212 bias at most steps")
+    axes[0].set_ylabel("root of the squared bias")
+    axes[COLUMNS].set_ylabel("mean bias \u2212 that at most steps")
     for axis in axes[COLUMNS:]:
         axis.set_xlabel("solver steps k")
     drawing.legend(out, axes[: len(sigmas)])
@@ -76,6 +80,15 @@ def _sweep_lines(
         style = Style(hue, MARKERS[k % len(MARKERS)], "-")
         out.append(drawing.series(rows[rows["sigma"] == sigma], name, style, x, y))
     return [s for s in out if s.x.size]
+
+
+def rooted(rows: pd.DataFrame) -> pd.DataFrame:
+    """The root of the squared bias with its interval; an estimate below 0 keeps its sign."""
+    roots = {}
+    for end in ("", "_lo", "_hi"):
+        squared = rows[f"squared_bias{end}"].astype(float)
+        roots[f"rooted{end}"] = np.sign(squared) * squared.abs() ** 0.5
+    return rows.assign(**roots)
 
 
 def _against_most_steps(rows: pd.DataFrame) -> pd.DataFrame:
