@@ -1,0 +1,145 @@
+"""Contrastive pretraining of a small CLIP; every caption true of a picture is a positive."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import CLIPConfig, CLIPModel
+
+from bench.worlds.shapes.captions import seen, told
+from bench.worlds.shapes.make.fit import Recipe, fit
+from bench.worlds.shapes.make.words import text_config, tokenizer
+from bench.worlds.shapes.scenes import PIXELS, Scenes, draw, render
+
+RECIPE = Recipe(steps=5000, rate=1.5e-3, warmup=200, decay=0.02, check_every=250)
+BATCH = 256
+NOISE = 0.03  # added to pictures
+SCENES = 60_000
+AMONG = 1000  # held-out pictures and captions of Recall@1
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of a CLIP.
+
+    Attributes:
+        width: Of both towers.
+        blocks: Of the vision tower.
+        heads: Of either.
+        patch: Side of a patch in pixels.
+        embedding: Size of the shared space.
+    """
+
+    width: int
+    blocks: int
+    heads: int
+    patch: int = 8
+    embedding: int = 64
+
+
+REWARD = Size(width=96, blocks=6, heads=4)
+JUDGE = Size(width=80, blocks=4, heads=5)
+
+
+def architecture(size: Size) -> CLIPModel:
+    """Untrained."""
+    return CLIPModel(
+        CLIPConfig(
+            text_config=text_config(size.width, 3, size.heads),
+            vision_config={
+                "hidden_size": size.width,
+                "intermediate_size": 2 * size.width,
+                "num_hidden_layers": size.blocks,
+                "num_attention_heads": size.heads,
+                "image_size": PIXELS,
+                "patch_size": size.patch,
+            },
+            projection_dim=size.embedding,
+        )
+    )
+
+
+class Told:
+    """Scenes with every caption that is true of them.
+
+    Args:
+        scenes: Which.
+    """
+
+    def __init__(self, scenes: Scenes) -> None:
+        self.scenes = scenes
+        self.captions = [told(s) for s in seen(scenes)]
+        texts = sorted({c for told_of in self.captions for c in told_of})
+        self.ids = dict(
+            zip(texts, tokenizer()(texts, padding="max_length")["input_ids"], strict=True)
+        )
+        self._lists = [(list(t), torch.tensor(list(t.values()))) for t in self.captions]
+
+    def caption(self, row: int, rng: torch.Generator) -> str:
+        """A caption of one scene, as likely as the grammar makes it."""
+        texts, p = self._lists[row]
+        return texts[int(torch.multinomial(p, 1, generator=rng))]
+
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Token ids, (B, LENGTH)."""
+        return torch.tensor([self.ids[c] for c in texts])
+
+    def true(self, rows: Sequence[int], texts: Sequence[str]) -> Tensor:
+        """Which text is true of which scene, (rows, texts)."""
+        return torch.tensor([[c in self.captions[row] for c in texts] for row in rows])
+
+
+def embed(clip: nn.Module, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit embeddings of pictures and of texts."""
+    out = clip(input_ids=ids, pixel_values=x)
+    return normalize(out.image_embeds, dim=-1), normalize(out.text_embeds, dim=-1)
+
+
+def recall_at_1(pictures: Tensor, texts: Tensor, true: Tensor) -> float:
+    """Share of pictures (P, D) whose nearest text (T, D) is true of them, true (P, T)."""
+    return true.gather(1, (pictures @ texts.T).argmax(1, keepdim=True)).float().mean().item()
+
+
+def train(folder: Path, size: Size, seed: int) -> Iterator[dict[str, Any]]:
+    """Train one CLIP from nothing."""
+    torch.manual_seed(seed)
+    model = architecture(size)
+    train_set, tune = Told(draw("train", SCENES)), Told(draw("tune", AMONG))
+    held_rng = torch.Generator().manual_seed(0)
+    held = [tune.caption(row, held_rng) for row in range(AMONG)]
+    truth, pictures, ids = tune.true(range(AMONG), held), render(tune.scenes), tune.tokens(held)
+
+    def loss(clip: nn.Module, step: int, rng: torch.Generator) -> Tensor:
+        rows = torch.randint(SCENES, (BATCH,), generator=rng)
+        texts = [train_set.caption(row, rng) for row in rows.tolist()]
+        x = render(train_set.scenes[rows])
+        x = x + NOISE * torch.randn(x.shape, generator=rng)
+        images, words = embed(clip, x, train_set.tokens(texts))
+        logits = images @ words.T * clip.logit_scale.clamp(max=4.6).exp()
+        true = train_set.true(rows.tolist(), texts).float()
+        return -(
+            (true / true.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+            + (true / true.sum(0) * logits.log_softmax(0)).sum(0).mean()
+        ) / 2
+
+    @torch.no_grad()
+    def check(clip: nn.Module) -> dict[str, float]:
+        score = recall_at_1(*embed(clip, pictures, ids), truth)
+        return {"score": score, "recall_at_1": score}
+
+    yield from fit(model, loss, check, RECIPE, folder, seed)
+    model.save_pretrained(folder / "model")
+    tokenizer().save_pretrained(folder / "model")
+
+
+if __name__ == "__main__":
+    import sys
+
+    torch.set_num_threads(1)
+    which, seed = {"clip": (REWARD, 1), "judge": (JUDGE, 2)}[sys.argv[2]]
+    for record in train(Path(sys.argv[1]), which, seed):
+        print({k: round(v, 4) for k, v in record.items()}, flush=True)  # noqa: T201

@@ -1,0 +1,160 @@
+"""The one training loop: seeded, resumable at any step, averaged, kept at its best.
+
+Batches and noise of step s derive from (seed, s) alone, so a run that was killed and started
+again goes on as if nothing had happened.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stitchvm.streams import derive
+
+SAVE_EVERY = 60.0  # seconds between checkpoints
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained.
+
+    Attributes:
+        steps: In all.
+        rate: Peak learning rate; warm-up, then cosine to a hundredth.
+        warmup: Steps.
+        decay: Weight decay.
+        average: Half-life of the weight average, in steps; never longer than a tenth of the past.
+        check_every: Steps between evaluations.
+        bf16: Whether matrix products run in bfloat16.
+    """
+
+    steps: int
+    rate: float
+    warmup: int = 100
+    decay: float = 0.0
+    average: float = 100.0
+    check_every: int = 250
+    bf16: bool = False
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[nn.Module, int, torch.Generator], Tensor],
+    check: Callable[[nn.Module], dict[str, float]],
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """Train a network; its averaged weights end at their best check.
+
+    Args:
+        model: What to train, in place.
+        loss: (model, step, rng) -> a scalar.
+        check: Averaged model -> figures; `score` is what to maximise.
+        recipe: How.
+        folder: Where checkpoint, log and best weights lie.
+        seed: Of batches and noise.
+
+    Yields:
+        A record at each check: step, seconds, loss, and the check's figures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    optimiser = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        recipe.rate,
+        betas=(0.9, 0.98),
+        weight_decay=recipe.decay,
+    )
+    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    step, spent, best, smooth = 0, 0.0, -math.inf, None
+    if (folder / "checkpoint.pt").exists():
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+        if saved["seed"] != seed:
+            raise ValueError(f"expected a run of seed {seed} in {folder}, got {saved['seed']}")
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        average, step, spent = saved["average"], saved["step"], saved["spent"]
+        best, smooth = saved["best"], saved["smooth"]
+    begun, saved_at = time.monotonic() - spent, time.monotonic()
+    while step < recipe.steps:
+        rng = torch.Generator().manual_seed(derive(seed, "step", step))
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.rate_at(step)
+        model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            value = loss(model, step, rng)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
+        _average(average, model, min(0.5 ** (1 / recipe.average), 1 - 10 / (step + 10)))
+        if step % recipe.check_every == 0 or step == recipe.steps:
+            with _swapped(model, average):
+                figures = check(model.eval())
+                if figures["score"] >= best:
+                    best = figures["score"]
+                    _write(folder / "best.pt", average)
+            record = {"step": step, "seconds": time.monotonic() - begun, "loss": smooth, **figures}
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps(record) + "\n")
+            yield record
+        if time.monotonic() - saved_at > SAVE_EVERY or step == recipe.steps:
+            saved_at = time.monotonic()
+            state = {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average,
+                "step": step,
+                "spent": saved_at - begun,
+                "best": best,
+                "smooth": smooth,
+                "seed": seed,
+            }
+            _write(folder / "checkpoint.pt", state)
+    model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+    model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _average(average: dict[str, Tensor], model: nn.Module, keep: float) -> None:
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - keep)
+        else:
+            average[name].copy_(value)
+
+
+class _swapped:
+    """The model with its averaged weights, for as long as the block lasts."""
+
+    def __init__(self, model: nn.Module, average: dict[str, Tensor]) -> None:
+        self.model, self.average = model, average
+
+    def __enter__(self) -> None:
+        self.own = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average)
+
+    def __exit__(self, *_: object) -> None:
+        self.model.load_state_dict(self.own)
+
+
+def _write(path: Path, state: Any) -> None:
+    """Whole or not at all, however the process ends."""
+    torch.save(state, path.with_suffix(".new"))
+    os.replace(path.with_suffix(".new"), path)

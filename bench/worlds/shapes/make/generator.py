@@ -1,0 +1,142 @@
+"""The generators: SD 3's transformer with two CLIP text encoders of its own, trained together.
+
+    loss = E |u(z_t, t | c) - (eps - z_0)|^2,   t logit-normal, c dropped now and then      (Eq. 1)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from bench.worlds.shapes.make.clip import Told
+from bench.worlds.shapes.make.fit import Recipe, fit
+from bench.worlds.shapes.make.words import text_config, tokenizer
+from bench.worlds.shapes.scenes import Scenes, draw, render
+from stitchvm.path import noise
+
+SCENES = 80_000
+BATCH = 64
+DROP = 0.1  # share of captions replaced by the null text
+TEXT = 64  # width of each text encoder
+RECIPE = Recipe(steps=6000, rate=1.2e-3, warmup=300, average=250, check_every=500)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Sizes of a generator's transformer: its blocks, and heads of 32."""
+
+    blocks: int
+    heads: int
+
+
+LARGE, SMALL = Size(blocks=8, heads=4), Size(blocks=6, heads=3)
+
+
+class Generator(nn.Module):
+    """A transformer and the two text encoders that feed it.
+
+    Args:
+        size: Of the transformer.
+    """
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.transformer = SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=1,
+            in_channels=4,
+            out_channels=4,
+            num_layers=size.blocks,
+            attention_head_dim=32,
+            num_attention_heads=size.heads,
+            joint_attention_dim=2 * TEXT,
+            caption_projection_dim=32 * size.heads,
+            pooled_projection_dim=2 * TEXT,
+            pos_embed_max_size=8,
+            qk_norm="rms_norm",
+        )
+        self.text_encoder, self.text_encoder_2 = (
+            CLIPTextModelWithProjection(
+                CLIPTextConfig(**text_config(TEXT, 3, 4), projection_dim=TEXT, hidden_act=act)
+            )
+            for act in ("quick_gelu", "gelu")
+        )
+
+    def text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What the transformer is told: tokens (B, L, 2 TEXT) and pooled (B, 2 TEXT)."""
+        out = [
+            encoder(ids, output_hidden_states=True)
+            for encoder in (self.text_encoder, self.text_encoder_2)
+        ]
+        return (
+            torch.cat([o.hidden_states[-2] for o in out], -1),
+            torch.cat([o.text_embeds for o in out], -1),
+        )
+
+    def forward(self, z_t: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+        """The velocity, (B, 4, 8, 8)."""
+        tokens, pooled = self.text(ids)
+        return self.transformer(z_t, tokens, pooled, 1000 * t).sample
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, scenes: Scenes) -> Tensor:
+    """Latents of scenes, shifted and scaled."""
+    parts = []
+    for first in range(0, len(scenes), 256):
+        z = vae.encode(render(scenes[slice(first, first + 256)])).latent_dist.mean
+        parts.append((z - vae.config.shift_factor) * vae.config.scaling_factor)
+    return torch.cat(parts)
+
+
+def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dict[str, Any]]:
+    """Train one generator from nothing."""
+    torch.manual_seed(seed)
+    model = Generator(size)
+    vae = AutoencoderKL.from_pretrained(vae_folder, local_files_only=True).eval()
+    data = Told(draw("train", SCENES))
+    latents = encode(vae, data.scenes)
+    (null,) = tokenizer()([""], padding="max_length")["input_ids"]
+    null = torch.tensor(null)
+    held = Told(draw("tune", 1024))
+    held_rng = torch.Generator().manual_seed(0)
+    held_ids = held.tokens([held.caption(row, held_rng) for row in range(1024)])
+    held_z = encode(vae, held.scenes)
+    held_t = (torch.arange(1024) + 0.5) / 1024
+    held_eps = torch.randn(held_z.shape, generator=held_rng)
+
+    def loss(model: nn.Module, step: int, rng: torch.Generator) -> Tensor:
+        rows = torch.randint(SCENES, (BATCH,), generator=rng)
+        ids = data.tokens([data.caption(row, rng) for row in rows.tolist()])
+        ids = torch.where(torch.rand(BATCH, 1, generator=rng) < DROP, null, ids)
+        z_0 = latents[rows]
+        t, eps = torch.randn(BATCH, generator=rng).sigmoid(), torch.randn(z_0.shape, generator=rng)
+        return (model(noise(z_0, t, eps), t, ids) - (eps - z_0)).pow(2).mean()
+
+    @torch.no_grad()
+    def check(model: nn.Module) -> dict[str, float]:
+        z_t, aim = noise(held_z, held_t, held_eps), held_eps - held_z
+        errors = [
+            (model(z_t[r::8], held_t[r::8], held_ids[r::8]) - aim[r::8]).pow(2).mean()
+            for r in range(8)
+        ]
+        error = torch.stack(errors).mean().item()
+        return {"score": -error, "velocity_mse": error}
+
+    yield from fit(model, loss, check, RECIPE, folder, seed)
+    for part, of in model.named_children():
+        of.save_pretrained(folder / "model" / part)
+
+
+if __name__ == "__main__":
+    import sys
+
+    torch.set_num_threads(1)
+    which, seed = {"large": (LARGE, 3), "small": (SMALL, 4)}[sys.argv[3]]
+    for record in train(Path(sys.argv[1]), Path(sys.argv[2]), which, seed):
+        print({k: round(v, 4) for k, v in record.items()}, flush=True)  # noqa: T201

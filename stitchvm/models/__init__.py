@@ -1,0 +1,1 @@
+"""Adapters: models of diffusers behind the project's own interfaces."""
