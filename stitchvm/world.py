@@ -5,6 +5,7 @@ What a value estimator is built in and judged in: every `build` of `baselines` t
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -16,12 +17,26 @@ from stitchvm.value import Target, ValueEstimator
 Finish = Callable[[Tensor, Tensor, Prompts, Streams | None], Tensor]  # (z_t, t, c, rng) -> z_0
 
 
+class Certainty(NamedTuple):
+    """How well a truth that is itself an average is known.
+
+    Attributes:
+        members: Effective number of members in each average, (B,).
+        variance: Of each average round the value it estimates, (B,): a constant that it adds to
+            every estimator's mean squared error.
+    """
+
+    members: Tensor
+    variance: Tensor
+
+
 class World(ABC):
     """One setting in which estimators are compared.
 
     Attributes:
         name: As suites call it.
         backbone: The generator.
+        tiny: The same generator with a distilled decoder, or None where there is none.
         rewards: Names of its rewards.
         prompts: Its prompts, in a fixed order.
         digest: Identity of its weights and data.
@@ -29,6 +44,7 @@ class World(ABC):
 
     name: str
     backbone: Backbone
+    tiny: Backbone | None
     rewards: tuple[str, ...]
     prompts: tuple[str, ...]
     digest: str
@@ -48,6 +64,12 @@ class World(ABC):
     @abstractmethod
     def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:
         """The exact value of a target, or None where nobody knows it."""
+
+    @abstractmethod
+    def certainty(
+        self, reward: Reward, target: Target, z_t: Tensor, t: Tensor, c: Prompts
+    ) -> Certainty | None:
+        """How well the truth is known at some latents, or None where it is exact or unknown."""
 
     @abstractmethod
     def posterior(self, posterior: str) -> Finish | None:

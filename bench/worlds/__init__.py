@@ -5,11 +5,13 @@ from collections.abc import Callable
 from bench.cell import Part
 from bench.resolve import resolve
 from bench.worlds import gaussian
+from bench.worlds.shapes import shapes
 from stitchvm.reward import Reward
 from stitchvm.world import World
 
 WORLDS: dict[str, Callable[..., World]] = {
     "gaussian": gaussian.GaussianWorld,
+    "shapes": shapes,
 }
 
 

@@ -116,21 +116,15 @@ def load_head(file: Path | str) -> tuple[Tensor, Tensor]:
     if not file.is_file():
         raise FileNotFoundError(f"expected the head in a safetensors file, got no file {file}")
     layers = load_file(file)
-    got = linear_shapes(layers)
+    got, expected = linear_shapes(layers), LAION
     described = file.with_suffix(".json")
     if described.is_file():
         sizes = json.loads(described.read_text())["sizes"]
-        expected = dict(enumerate((after, before) for before, after in pairwise(sizes)))
+        expected = {k: (sizes[k + 1], sizes[k]) for k in range(len(sizes) - 1)}
         got = dict(enumerate(got.values()))  # dropout, which has no weights, takes numbers too
-    else:
-        expected = LAION
     if got != expected:
         raise ValueError(f"expected linear layers {expected} in {file}, got {got}")
     return collapse(layers)
-
-
-def _names(k: int) -> tuple[str, str]:
-    return f"layers.{k}.weight", f"layers.{k}.bias"
 
 
 def load(
@@ -150,3 +144,7 @@ def load(
     w, b = load_head(head)
     model = load_model(folder, device=device, dtype=dtype)
     return AestheticReward(model, pixels or load_pixels(folder), w, b)
+
+
+def _names(k: int) -> tuple[str, str]:
+    return f"layers.{k}.weight", f"layers.{k}.bias"

@@ -178,43 +178,38 @@ class ClipReward(ClipTower):
         return self.scale * (e * self.texts(c)).sum(-1)
 
     def texts(self, c: Prompts) -> Tensor:
-        """Unit text embeddings of prompts, (B, D'); each prompt is embedded once."""
+        """Unit text embeddings of prompts, (B, D'); each prompt is embedded once, by itself."""
         weight = self.text_projection.weight
         remembered = self.remembered.setdefault((weight.dtype, weight.device), {})
-        new = [prompt for prompt in dict.fromkeys(c) if prompt not in remembered]
-        if new:
-            remembered.update(zip(new, self._embed(new), strict=True))
+        for prompt in c:
+            if prompt not in remembered:
+                remembered[prompt] = self._embed(prompt)
         return torch.stack([remembered[prompt] for prompt in c])
 
-    # What is remembered must not depend on who asked first: a caller without gradients, or in
-    # autocast.
-    @torch.inference_mode(mode=False)
     @torch.no_grad()
-    def _embed(self, c: Prompts) -> Tensor:
-        for prompt in c:
-            self._expect_words(prompt)
+    def _embed(self, prompt: str) -> Tensor:
+        """Unit text embedding of a prompt, (D',), whatever autocast the caller is in."""
+        self._expect_words(prompt)
+        device = self.text_projection.weight.device
+        with torch.autocast(device.type, enabled=False):
+            pooled = self.text(self._ids(prompt).to(device)).pooler_output
+            return functional.normalize(self.text_projection(pooled), dim=-1)[0]
+
+    def _ids(self, prompt: str) -> Tensor:
+        """Token numbers (1, length); what follows EOS cannot reach it, so there is no mask."""
         length = min(self.tokenizer.model_max_length, self.text.config.max_position_embeddings)
-        tokens = self.tokenizer(
-            list(c),
-            padding="max_length",
-            truncation=True,
-            max_length=length,
-            return_tensors="pt",
-        ).to(self.text_projection.weight.device)
-        with torch.autocast(self.text_projection.weight.device.type, enabled=False):
-            pooled = self.text(tokens.input_ids, tokens.attention_mask).pooler_output
-            return functional.normalize(self.text_projection(pooled), dim=-1)
+        return self.tokenizer(
+            prompt, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
 
     def _expect_words(self, prompt: str) -> None:
         if not prompt.strip():
             raise ValueError(f"expected a prompt of at least one word, got {prompt!r}")
-        unknown = self.tokenizer.unk_token_id
-        if unknown in (None, self.tokenizer.eos_token_id):  # CLIP's own: it spells out any word
-            return
-        ids = self.tokenizer(prompt.split(), add_special_tokens=False).input_ids
-        words = [w for w, own in zip(prompt.split(), ids, strict=True) if unknown in own]
-        if words:
-            raise ValueError(f"expected words of the vocabulary, got {', '.join(words)}")
+        unknown, words = self.tokenizer.unk_token_id, prompt.split()
+        ids = self.tokenizer(words, add_special_tokens=False).input_ids
+        strange = [word for word, own in zip(words, ids, strict=True) if unknown in own]
+        if strange:
+            raise ValueError(f"expected words of the vocabulary, got {', '.join(strange)}")
 
     def _expect_eos(self) -> None:
         pools = self.text.config.eos_token_id

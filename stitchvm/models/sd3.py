@@ -152,6 +152,7 @@ def load(
     folder: str | Path,
     *,
     transformer: str = "transformer",
+    vae: str | Path | None = None,
     latent: tuple[int, ...] | None = None,
     text_length: int = T5_TOKENS,
     device: torch.device | str = "cpu",
@@ -164,6 +165,7 @@ def load(
     Args:
         folder: The pipeline's folder.
         transformer: Subfolder of the transformer: another generator on the same latents and text.
+        vae: Folder of the VAE, where it is another pipeline's; its own `vae` when None.
         latent: Shape of one latent, (C, H, W); the transformer's own sample size when None.
         text_length: T5 tokens.
         device: Where to.
@@ -172,13 +174,14 @@ def load(
     Raises:
         FileNotFoundError: if the folder or a part of it is missing; no hub is asked.
     """
-    root = check_folder(folder, (f"{transformer}/config.json", "vae/config.json"))
+    root = check_folder(folder, (f"{transformer}/config.json",))
+    coder = check_folder(root / "vae" if vae is None else vae, ("config.json",))
     prompts = check_texts(root, ("text_encoder", "text_encoder_2"), ("text_encoder_3",))
     model = load_network(SD3Transformer2DModel, root / transformer, dtype)
-    vae = load_network(AutoencoderKL, root / "vae", dtype)
+    autoencoder = load_network(AutoencoderKL, coder, dtype)
     pipeline = None
     if prompts:
         parts = load_texts(root, ENCODERS, dtype)
         pipeline = StableDiffusion3Pipeline(transformer=model, scheduler=None, vae=None, **parts)
     texts = Sd3Texts(pipeline, text_length, load_null(root))
-    return Sd3Backbone(model, vae, texts, latent=latent).to(device)
+    return Sd3Backbone(model, autoencoder, texts, latent=latent).to(device)

@@ -51,6 +51,7 @@ class GaussianWorld(World):
     name = "gaussian"
     rewards = ("linear", "quadratic", "sigmoid")
     backbone: GaussianBackbone
+    tiny = None
 
     def __init__(
         self,
@@ -170,6 +171,11 @@ class GaussianWorld(World):
         if target.posterior == "model" or not isinstance(reward, GaussianReward):
             return None
         return Truth(self.backbone, reward, target)
+
+    def certainty(
+        self, reward: Reward, target: Target, z_t: Tensor, t: Tensor, c: Prompts
+    ) -> None:
+        """None: the truth is exact."""
 
     def posterior(self, posterior: str) -> Finish:
         """Exact draws from the `data` or `prompt` posterior.

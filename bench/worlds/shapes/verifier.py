@@ -11,8 +11,9 @@
 Blurred outlines are for the pictures of an autoencoder, which smear small rings and crosses.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from bench.worlds.shapes.scenes import COLOURS, PIXELS, SHAPES, SIZES, distance
 
 Array = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Cut = Callable[[Array], NDArray[np.bool_]]
 
 UNKNOWN = "unknown"  # shape, colour or background that no caption fits
 MOST_SEEN = 6  # things reported: more than a caption can speak of
@@ -40,8 +42,13 @@ CORE = 0.8  # of a region's largest coverage: there the colour is the object's a
 FRINGE = 2  # pixels round a region that may be partly covered
 WIDE = 4  # the same round its parts, when cut
 SPECK = 6  # pixels: a smaller region is noise
-NECKS = (0.75, 0.9)  # coverage above which parts of a region may come apart
-WORN = (1, 2)  # pixels taken off its edge for the same
+CUTS: tuple[Cut, ...] = (  # of a region in parts: at paler necks, at narrow ones
+    lambda cover: cover > 0.75,  # noqa: PLR2004
+    lambda cover: cover > 0.9,  # noqa: PLR2004
+    lambda cover: binary_erosion(cover > SEED),
+    lambda cover: binary_erosion(cover > SEED, iterations=2),
+)
+TWO = 36.0  # pixels: less is no two things
 BLURS = (0.0, 0.7)  # of outlines, pixels
 SOFT = 0.5  # blur under which outlines are compared, pixels
 ODD = 2.0  # weight of a radius between the sizes, or beyond
@@ -120,8 +127,8 @@ def _look(x: Tensor) -> list[Seen]:
     ground, bare = _background(picture)
     things: list[list[Thing]] = [[] for _ in picture]
     regions = list(_regions(picture, ground))
-    for region, thing in zip(regions, _things(regions), strict=True):
-        things[region.picture] += _parts(region) if thing.shape == UNKNOWN else [thing]
+    for region, found in zip(regions, _read(regions), strict=True):
+        things[region.picture] += found
     words = map(_word, ground.mean((1, 2, 3)), bare)
     return [Seen(tuple(t[:MOST_SEEN]), word) for t, word in zip(things, words, strict=True)]
 
@@ -149,7 +156,7 @@ def _background(picture: Array) -> tuple[Array, Array]:
 
 
 def _regions(picture: Array, ground: Array) -> Iterator[Region]:
-    """Regions of every picture, largest first."""
+    """The MOST_SEEN largest regions of every picture, largest first."""
     toward = LIT * PALETTE - ground[..., None, :]  # (B, H, W, colours, 3)
     differs = (picture - ground)[..., None, :]
     cover = ((differs * toward).sum(-1) / (toward**2).sum(-1)).clip(0, None)
@@ -160,7 +167,7 @@ def _regions(picture: Array, ground: Array) -> Iterator[Region]:
     for b, (p, g) in enumerate(zip(picture, ground, strict=True)):
         labels = label(classes[b], background=0, connectivity=2)
         found = [_region(b, p, g, where) for where in _grown(labels, FRINGE)]
-        yield from sorted(found, key=lambda r: -r.coverage.sum())
+        yield from sorted(found, key=lambda r: -r.coverage.sum())[:MOST_SEEN]
 
 
 def _grown(labels: Labels, by: int) -> list[NDArray[np.bool_]]:
@@ -181,16 +188,27 @@ def _region(b: int, picture: Array, ground: Array, where: NDArray[np.bool_]) -> 
     return Region(b, colour, coverage)
 
 
-def _parts(region: Region) -> list[Thing]:
-    """A region of no plausible shape: its parts, if cut somewhere they all have one."""
+def _read(regions: Sequence[Region]) -> list[list[Thing]]:
+    """Every region as one thing; or, where that has no plausible shape, its parts if they do."""
+    out = [[thing] for thing in _things(regions)]
+    for cut in CUTS:
+        odd = [i for i, found in enumerate(out) if len(found) == 1 and found[0].shape == UNKNOWN]
+        pieces = [_pieces(regions[i], cut) for i in odd]
+        things = iter(_things([p for cut_up in pieces for p in cut_up]))
+        for i, cut_up in zip(odd, pieces, strict=True):
+            found = list(islice(things, len(cut_up)))
+            if found and all(t.shape != UNKNOWN for t in found):
+                out[i] = found
+    return out
+
+
+def _pieces(region: Region, cut: Cut) -> list[Region]:
+    """A region cut up; none if it stays whole or is too small for two things."""
     cover = region.coverage
-    thin = (binary_erosion(cover > SEED, iterations=i) for i in WORN)
-    for solid in (*(cover > c for c in NECKS), *thin):
-        labels = label(solid, background=0, connectivity=1)
-        things = _things([replace(region, coverage=cover * w) for w in _grown(labels, WIDE)])
-        if len(things) > 1 and all(t.shape != UNKNOWN for t in things):
-            return things
-    return _things([region])
+    labels = label(cut(cover), background=0, connectivity=1)
+    if cover.sum() < TWO or labels.max() < 2:  # noqa: PLR2004
+        return []
+    return [replace(region, coverage=cover * where) for where in _grown(labels, WIDE)]
 
 
 def _things(regions: Sequence[Region]) -> list[Thing]:
@@ -255,7 +273,7 @@ def _peak(outline: Array) -> Array:
 def _beyond(radius: Array) -> Array:
     """How far radii are from the nearest size, pixels."""
     gaps = [np.maximum(low - radius, radius - high) for low, high in SIZES.values()]
-    return np.minimum(*gaps).clip(0, None)
+    return np.min(gaps, 0).clip(0, None)
 
 
 def _colour(rgb: Array) -> str:

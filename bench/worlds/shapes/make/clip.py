@@ -15,7 +15,6 @@ from bench.worlds.shapes.make.fit import Recipe, fit
 from bench.worlds.shapes.make.words import text_config, tokenizer
 from bench.worlds.shapes.scenes import PIXELS, Scenes, draw, render
 
-RECIPE = Recipe(steps=5000, rate=1.5e-3, warmup=200, decay=0.02, check_every=250)
 BATCH = 256
 NOISE = 0.03  # added to pictures
 SCENES = 60_000
@@ -32,17 +31,19 @@ class Size:
         heads: Of either.
         patch: Side of a patch in pixels.
         embedding: Size of the shared space.
+        steps: Of training.
     """
 
     width: int
     blocks: int
     heads: int
+    steps: int
     patch: int = 8
     embedding: int = 64
 
 
-REWARD = Size(width=96, blocks=6, heads=4)
-JUDGE = Size(width=80, blocks=4, heads=5)
+REWARD = Size(width=96, blocks=6, heads=4, steps=3500)
+JUDGE = Size(width=80, blocks=4, heads=5, steps=2500)
 
 
 def architecture(size: Size) -> CLIPModel:
@@ -99,6 +100,20 @@ def embed(clip: nn.Module, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return normalize(out.image_embeds, dim=-1), normalize(out.text_embeds, dim=-1)
 
 
+def contrastive(clip: nn.Module, told: Told, count: int, rng: torch.Generator) -> Tensor:
+    """Cross entropy, either way round, with all true pairs of a batch as targets."""
+    rows = torch.randint(len(told.scenes), (count,), generator=rng)
+    texts = [told.caption(row, rng) for row in rows.tolist()]
+    x = render(told.scenes[rows])
+    x = x + NOISE * torch.randn(x.shape, generator=rng)
+    images, words = embed(clip, x, told.tokens(texts))
+    logits = images @ words.T * clip.logit_scale.clamp(max=4.6).exp()
+    true = told.true(rows.tolist(), texts).float()
+    by_picture = (true / true.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+    by_text = (true / true.sum(0) * logits.log_softmax(0)).sum(0).mean()
+    return -(by_picture + by_text) / 2
+
+
 def recall_at_1(pictures: Tensor, texts: Tensor, true: Tensor) -> float:
     """Share of pictures (P, D) whose nearest text (T, D) is true of them, true (P, T)."""
     return true.gather(1, (pictures @ texts.T).argmax(1, keepdim=True)).float().mean().item()
@@ -114,32 +129,15 @@ def train(folder: Path, size: Size, seed: int) -> Iterator[dict[str, Any]]:
     truth, pictures, ids = tune.true(range(AMONG), held), render(tune.scenes), tune.tokens(held)
 
     def loss(clip: nn.Module, step: int, rng: torch.Generator) -> Tensor:
-        rows = torch.randint(SCENES, (BATCH,), generator=rng)
-        texts = [train_set.caption(row, rng) for row in rows.tolist()]
-        x = render(train_set.scenes[rows])
-        x = x + NOISE * torch.randn(x.shape, generator=rng)
-        images, words = embed(clip, x, train_set.tokens(texts))
-        logits = images @ words.T * clip.logit_scale.clamp(max=4.6).exp()
-        true = train_set.true(rows.tolist(), texts).float()
-        return -(
-            (true / true.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
-            + (true / true.sum(0) * logits.log_softmax(0)).sum(0).mean()
-        ) / 2
+        return contrastive(clip, train_set, BATCH, rng)
 
     @torch.no_grad()
     def check(clip: nn.Module) -> dict[str, float]:
         score = recall_at_1(*embed(clip, pictures, ids), truth)
         return {"score": score, "recall_at_1": score}
 
-    yield from fit(model, loss, check, RECIPE, folder, seed)
+    recipe = Recipe(steps=size.steps, rate=1.5e-3, warmup=200, decay=0.02, check_every=250)
+    yield from fit(model, loss, check, recipe, folder, seed)
     model.save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
 
-
-if __name__ == "__main__":
-    import sys
-
-    torch.set_num_threads(1)
-    which, seed = {"clip": (REWARD, 1), "judge": (JUDGE, 2)}[sys.argv[2]]
-    for record in train(Path(sys.argv[1]), which, seed):
-        print({k: round(v, 4) for k, v in record.items()}, flush=True)  # noqa: T201

@@ -23,18 +23,18 @@ SCENES = 80_000
 BATCH = 64
 DROP = 0.1  # share of captions replaced by the null text
 TEXT = 64  # width of each text encoder
-RECIPE = Recipe(steps=6000, rate=1.2e-3, warmup=300, average=250, check_every=500)
 
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of a generator's transformer: its blocks, and heads of 32."""
+    """Sizes of a generator's transformer, blocks and heads of 32, and its training steps."""
 
     blocks: int
     heads: int
+    steps: int
 
 
-LARGE, SMALL = Size(blocks=8, heads=4), Size(blocks=6, heads=3)
+LARGE, SMALL = Size(blocks=8, heads=4, steps=6000), Size(blocks=6, heads=3, steps=4000)
 
 
 class Generator(nn.Module):
@@ -128,15 +128,8 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
         error = torch.stack(errors).mean().item()
         return {"score": -error, "velocity_mse": error}
 
-    yield from fit(model, loss, check, RECIPE, folder, seed)
+    recipe = Recipe(size.steps, rate=1.2e-3, warmup=300, average=250, check_every=500)
+    yield from fit(model, loss, check, recipe, folder, seed)
     for part, of in model.named_children():
         of.save_pretrained(folder / "model" / part)
 
-
-if __name__ == "__main__":
-    import sys
-
-    torch.set_num_threads(1)
-    which, seed = {"large": (LARGE, 3), "small": (SMALL, 4)}[sys.argv[3]]
-    for record in train(Path(sys.argv[1]), Path(sys.argv[2]), which, seed):
-        print({k: round(v, 4) for k, v in record.items()}, flush=True)  # noqa: T201

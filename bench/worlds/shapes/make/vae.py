@@ -70,10 +70,3 @@ def train(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
     model.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
     model.save_pretrained(folder / "model")
 
-
-if __name__ == "__main__":
-    import sys
-
-    torch.set_num_threads(1)
-    for record in train(Path(sys.argv[1])):
-        print({k: round(v, 4) for k, v in record.items()}, flush=True)  # noqa: T201

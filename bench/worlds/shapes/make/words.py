@@ -7,7 +7,7 @@ from bench.worlds.shapes.captions import WORDS
 
 LENGTH = 18  # the longest caption has 15 words; begin and end
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<begin>", "<end>", "<unknown>"
-SPECIAL = (PAD, BEGIN, END, UNKNOWN)
+SPECIAL = (PAD, UNKNOWN, BEGIN, END)  # 2 must not be the end: CLIP's text tower reads that as old
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -40,7 +40,7 @@ def text_config(width: int, layers: int, heads: int) -> dict[str, int]:
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "max_position_embeddings": LENGTH,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
+        "pad_token_id": SPECIAL.index(PAD),
+        "bos_token_id": SPECIAL.index(BEGIN),
+        "eos_token_id": SPECIAL.index(END),
     }

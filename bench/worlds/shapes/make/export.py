@@ -1,0 +1,125 @@
+"""From finished stages to the folder of weights that a world is loaded from.
+
+    large/      a StableDiffusion3Pipeline       small/   the same without its own vae
+    tiny/       AutoencoderTiny                  clip/ hps/ pick/   CLIPModel and tokenizer
+    aesthetic/  head.safetensors                 banks/   what the quickstart needs
+    digests.json, README.md
+
+All weights are float16 safetensors in shards of less than 3 MB.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from safetensors.torch import load_file
+from transformers import CLIPModel, CLIPTextModelWithProjection
+
+from bench.worlds.shapes.make.words import tokenizer
+from bench.worlds.shapes.weights import sign
+from stitchvm.models import sd3
+
+SHARD = "2800KB"
+REWARDS = ("clip", "hps", "pick")
+CARD = """# The networks of the shapes world
+
+Made by `stitchbench world build shapes` from procedural scenes alone (bench/worlds/shapes); no
+picture or text of anyone's is in them.  Apache-2.0, as the code.  Figures are of the tune split;
+`results/shapes` has those of held-out data.
+
+| stage | steps | minutes, one core | best |
+|---|---|---|---|
+{stages}
+
+| folder | parameters | on disk |
+|---|---|---|
+{sizes}
+
+`large` and `small` are StableDiffusion3Pipelines (`small` uses the VAE of `large`); every file's
+SHA-256 is in digests.json, and its own digest is the world's version.
+"""
+PIXELS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}  # bicubic
+
+
+def export(stages: Path, folder: Path) -> str:
+    """Write a new folder of weights; returns its version, before any banks.
+
+    Args:
+        stages: Where the stages were made.
+        folder: What to write; must not exist.
+
+    Raises:
+        ValueError: if the folder exists.
+    """
+    if folder.exists():
+        raise ValueError(f"expected a new folder for the weights, got {folder}, which exists")
+    vae = _half(AutoencoderKL, stages / "vae" / "model")
+    for name, own in (("large", vae), ("small", None)):
+        pipeline = _pipeline(stages / name / "model", own)
+        pipeline.save_pretrained(folder / name, max_shard_size=SHARD)
+        backbone = sd3.load(folder / name, vae=folder / "large" / "vae", text_length=0)
+        backbone.texts.save_null(folder / name)
+    _half(AutoencoderTiny, stages / "tiny" / "model").save_pretrained(folder / "tiny")
+    for name in REWARDS:
+        _half(CLIPModel, stages / name / "model").save_pretrained(
+            folder / name, max_shard_size=SHARD
+        )
+        tokenizer().save_pretrained(folder / name)
+        (folder / name / "preprocessor_config.json").write_text(json.dumps(PIXELS, indent=2))
+    shutil.copytree(stages / "aesthetic" / "model", folder / "aesthetic")
+    (folder / "README.md").write_text(card(stages, folder))
+    return sign(folder)
+
+
+def _half(kind: Any, folder: Path) -> Any:
+    return kind.from_pretrained(folder, local_files_only=True).half()
+
+
+def _pipeline(folder: Path, vae: AutoencoderKL | None) -> StableDiffusion3Pipeline:
+    """A stage's networks as a pipeline without T5."""
+    encoders = [
+        _half(CLIPTextModelWithProjection, folder / part)
+        for part in ("text_encoder", "text_encoder_2")
+    ]
+    return StableDiffusion3Pipeline(
+        transformer=_half(SD3Transformer2DModel, folder / "transformer"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae,
+        text_encoder=encoders[0],
+        tokenizer=tokenizer(),
+        text_encoder_2=encoders[1],
+        tokenizer_2=tokenizer(),
+        text_encoder_3=None,
+        tokenizer_3=None,
+    )
+
+
+def card(stages: Path, folder: Path) -> str:
+    """How the networks were made, what each reached, and how large they are, as markdown."""
+    rows = []
+    for path in sorted(stages.glob("*/log.jsonl")):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        last, best = records[-1], max(records, key=lambda r: r["score"])
+        figure = next(k for k in best if k not in {"step", "seconds", "loss", "score"})
+        rows.append(
+            f"| {path.parent.name} | {last['step']} | {last['seconds'] / 60:.0f} "
+            f"| {figure} {best[figure]:.4g} at step {best['step']} |"
+        )
+    sizes = []
+    for part in sorted(p for p in folder.iterdir() if p.is_dir()):
+        files = [p for p in part.rglob("*") if p.is_file()]
+        count = sum(
+            t.numel() for p in files if p.suffix == ".safetensors" for t in load_file(p).values()
+        )
+        size = sum(p.stat().st_size for p in files)
+        sizes.append(f"| {part.name} | {count / 1e6:.2f} M | {size / 1e6:.2f} MB |")
+    return CARD.format(stages="\n".join(rows), sizes="\n".join(sizes))

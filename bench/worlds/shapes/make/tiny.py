@@ -1,0 +1,55 @@
+"""The tiny autoencoder, distilled from the VAE as TAESD is: it reads and writes scaled latents."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import Tensor, nn
+
+from bench.worlds.shapes.make.fit import Recipe, fit
+from bench.worlds.shapes.make.generator import encode
+from bench.worlds.shapes.make.vae import psnr
+from bench.worlds.shapes.scenes import draw, render
+
+RECIPE = Recipe(steps=2500, rate=2e-3, check_every=250)
+BATCH = 32
+SCENES = 30_000
+
+
+def architecture() -> AutoencoderTiny:
+    """Untrained: three resolutions, one block at each."""
+    return AutoencoderTiny(
+        latent_channels=4,
+        encoder_block_out_channels=(24, 24, 24),
+        decoder_block_out_channels=(24, 24, 24),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(2, 1, 1),
+    )
+
+
+def train(folder: Path, vae_folder: Path, seed: int = 6) -> Iterator[dict[str, Any]]:
+    """Train decoder and encoder on the VAE's latents and the pictures they decode to."""
+    torch.manual_seed(seed)
+    model = architecture()
+    vae = AutoencoderKL.from_pretrained(vae_folder, local_files_only=True)
+    vae = vae.eval().requires_grad_(False)
+    scenes, tune = draw("train", SCENES), draw("tune", 512)
+    latents, held, held_x = encode(vae, scenes), encode(vae, tune), render(tune)
+
+    def loss(tiny: nn.Module, step: int, rng: torch.Generator) -> Tensor:
+        rows = torch.randint(SCENES, (BATCH,), generator=rng)
+        z, x = latents[rows], render(scenes[rows])
+        y = tiny.decode(z).sample
+        return 5 * (y - x).pow(2).mean() + (y - x).abs().mean() + 0.1 * (
+            tiny.encode(x).latents - z
+        ).pow(2).mean()
+
+    @torch.no_grad()
+    def check(tiny: nn.Module) -> dict[str, float]:
+        score = psnr(held_x, tiny.decode(held).sample).mean().item()
+        return {"score": score, "psnr_db": score}
+
+    yield from fit(model, loss, check, RECIPE, folder, seed)
+    model.save_pretrained(folder / "model")

@@ -1,0 +1,45 @@
+"""Test prompts by kind, as GenEval's: single object, colours, two, counting, position, attribution.
+
+A prompt belongs to the `tune` or the `eval` set by the parity of its digest, so that nothing is
+chosen on the prompts that are reported.
+"""
+
+import hashlib
+from typing import Literal
+
+from bench.worlds.shapes.captions import KIND_NAMES, parse, seen, told
+from bench.worlds.shapes.scenes import draw
+
+PER_KIND = 4  # prompts of each kind in the world's own list
+SCENES = 512  # drawn at a time to be captioned
+
+
+def prompt_set(split: Literal["tune", "eval"], per_kind: int = PER_KIND) -> tuple[str, ...]:
+    """Prompts of a set, the kinds taking turns; a longer list begins with the shorter one.
+
+    Captions of scenes of that split, without background or place.
+
+    Raises:
+        ValueError: for another set.
+    """
+    if split not in {"tune", "eval"}:
+        raise ValueError(f"expected the tune or eval prompts, got {split!r}")
+    found: dict[str, list[str]] = {kind: [] for kind in KIND_NAMES}
+    scenes = 0
+    while min(map(len, found.values())) < per_kind:
+        scenes += SCENES
+        for scene in seen(draw(split, scenes))[scenes - SCENES :]:
+            told_of = sorted(told(scene), key=lambda text: hashlib.sha256(text.encode()).digest())
+            for text in told_of:
+                caption = parse(text)
+                mine = found[caption.kind]
+                if (caption.background or caption.place or text in mine) or _split(text) != split:
+                    continue
+                if len(mine) < per_kind:
+                    mine.append(text)
+                break
+    return tuple(found[kind][k] for k in range(per_kind) for kind in KIND_NAMES)
+
+
+def _split(text: str) -> str:
+    return "tune" if hashlib.sha256(text.encode()).digest()[0] % 2 else "eval"

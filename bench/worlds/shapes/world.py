@@ -1,0 +1,212 @@
+"""The shapes world: trained networks, their rewards, and truth from a bank of clean latents."""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor
+
+from bench.worlds.shapes.bank import Bank
+from bench.worlds.shapes.banks import Banks
+from bench.worlds.shapes.captions import parse, possible
+from bench.worlds.shapes.prompts import prompt_set
+from bench.worlds.shapes.weights import verify
+from stitchvm.backbone import NULL, Prompts
+from stitchvm.models import aesthetic, clip, sd3
+from stitchvm.models.clip import ClipTower
+from stitchvm.models.folder import load_network
+from stitchvm.reward import Reward
+from stitchvm.streams import Streams
+from stitchvm.value import Target, ValueEstimator
+from stitchvm.world import Certainty, Finish, World
+
+TOWERS = {"clip": "clip", "aesthetic": "clip", "hps": "hps", "pick": "pick"}  # whose embedding
+JUDGES = ("pick",)  # held out: nothing is trained or guided by them
+GUIDANCE = 2.0  # the generator's best scale on the tune prompts: see results/shapes
+
+
+class ShapesWorld(World):
+    """A miniature of SD 3.5, CLIP and their rewards, on captioned scenes of flat shapes.
+
+    Args:
+        generator: `large`, or the `small` one on the same latents.
+        members: Of the bank behind the `data` posterior.
+        prompt_members: Of the bank behind each prompt's posterior.
+        prompts: The `eval` or the `tune` prompts.
+        per_kind: Prompts of each kind.
+        folder: Of the weights.
+        device: Where to compute.
+
+    Raises:
+        FileNotFoundError: if weights are missing.
+        ValueError: if they are not what their digests say.
+    """
+
+    name = "shapes"
+    rewards = tuple(r for r in TOWERS if r not in JUDGES)
+    judges = JUDGES
+
+    def __init__(
+        self,
+        *,
+        generator: str,
+        members: int,
+        prompt_members: int,
+        prompts: str,
+        per_kind: int,
+        folder: Path,
+        device: str,
+    ) -> None:
+        self.folder, self.device = folder, device
+        self.version = verify(folder)
+        self.digest = f"{self.version}-{generator}-{members}-{prompt_members}"
+        self.backbone = sd3.load(
+            folder / generator, vae=folder / "large" / "vae", text_length=0, device=device
+        )
+        tiny = load_network(AutoencoderTiny, folder / "tiny", torch.float32).to(device)
+        self.tiny = self.backbone.with_decoder(tiny)
+        self.members, self.prompt_members = members, prompt_members
+        self.prompts = prompt_set(prompts, per_kind)  # type: ignore[arg-type]
+        self._rewards: dict[str, ClipTower] = {}
+        towers = {t: lambda t=t: self.reward(t) for t in dict.fromkeys(TOWERS.values())}
+        self.banks = Banks(self.backbone, towers, folder / "banks", self.version)
+
+    def reward(self, name: str) -> Reward:
+        """The reward of that name: clip, aesthetic, hps, or the held-out judge pick.
+
+        Raises:
+            ValueError: for any other name.
+        """
+        if name not in TOWERS:
+            raise ValueError(f"expected a reward in {tuple(TOWERS)}, got {name!r}")
+        if name not in self._rewards:
+            tower = self.folder / TOWERS[name]
+            if name == "aesthetic":
+                head = self.folder / "aesthetic" / "head.safetensors"
+                self._rewards[name] = aesthetic.load(tower, head, device=self.device)
+            else:
+                self._rewards[name] = clip.load(tower, scale=1.0, device=self.device)
+        return self._rewards[name]
+
+    def tower(self, reward: Reward) -> str | None:
+        """Whose embeddings in the banks a reward reads; None for one that is not the world's."""
+        return next((TOWERS[n] for n, known in self._rewards.items() if known is reward), None)
+
+    def bank(self, posterior: str, caption: str) -> Bank:
+        """The bank behind a posterior.
+
+        Raises:
+            ValueError: for a caption that the grammar or the data cannot say, or another posterior.
+        """
+        if posterior not in {"data", "prompt"}:
+            raise ValueError(f"expected the data or prompt posterior, got {posterior!r}")
+        if posterior == "data" or caption == NULL:
+            return self.banks.data(self.members)
+        if not possible(parse(caption)):
+            raise ValueError(f"expected a caption of what the data hold, got {caption!r}")
+        return self.banks.prompt(caption, self.prompt_members)
+
+    def draw(self, c: Prompts, rng: Streams) -> Tensor:
+        """Clean latents of prompts, members of their banks, (B, *latent)."""
+        out = torch.empty(len(c), *self.backbone.latent, device=self.device)
+        for caption, rows in by_prompt(c).items():
+            streams = Streams([rng.seeds[row] for row in rows])
+            out[rows] = self.bank("prompt", caption).prior(streams).to(out)
+        return out
+
+    def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:
+        """The value under the bank's posterior; None for the `model` posterior."""
+        if target.posterior == "model":
+            return None
+        return BankTruth(self, reward, target)
+
+    def certainty(
+        self, reward: Reward, target: Target, z_t: Tensor, t: Tensor, c: Prompts
+    ) -> Certainty | None:
+        """Effective members, and the variance that the bank adds to every squared error."""
+        if target.posterior == "model":
+            return None
+        return BankTruth(self, reward, target).certainty(z_t, t, c)
+
+    def posterior(self, posterior: str) -> Finish:
+        """Exact draws from the bank's posterior."""
+
+        def finish(z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None) -> Tensor:
+            if rng is None:
+                raise ValueError("expected rng, one stream per latent, got None")
+            out = torch.empty_like(z_t)
+            seen = c if posterior == "prompt" else [NULL] * len(c)
+            for caption, rows in by_prompt(seen).items():
+                streams = Streams([rng.seeds[row] for row in rows])
+                time = t if t.ndim == 0 else t[rows]
+                out[rows] = self.bank(posterior, caption).draw(z_t[rows], time, streams)
+            return out
+
+        return finish
+
+
+def by_prompt(c: Prompts) -> dict[str, list[int]]:
+    """Rows of each distinct prompt."""
+    rows: dict[str, list[int]] = {}
+    for row, caption in enumerate(c):
+        rows.setdefault(caption, []).append(row)
+    return rows
+
+
+class BankTruth(ValueEstimator):
+    """The mean or soft value under the posterior of the world's banks.
+
+    Args:
+        world: Whose banks.
+        reward: One of the world's, or any other; that one then sees every member once.
+        target: What to compute, under the `data` or `prompt` posterior.
+    """
+
+    def __init__(self, world: ShapesWorld, reward: Reward, target: Target) -> None:
+        super().__init__()
+        self.world, self.target, self.latent = world, target, world.backbone.latent
+        self.reward = reward
+        self._tower = world.tower(reward)
+        self._embeddings: dict[int, Tensor] = {}
+        self._known: dict[str, Tensor] = {}
+
+    def forward(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None = None) -> Tensor:
+        """The value, (B,)."""
+        found: dict[int, Tensor] = {}
+        for caption, rows in by_prompt(c).items():
+            bank, time = self.world.bank(self.target.posterior, caption), t if t.ndim == 0 else t[rows]
+            values = bank.value(z_t[rows], time, self.rewards(bank, caption), self.target.lam)
+            found |= dict(zip(rows, values.unbind(), strict=True))
+        return torch.stack([found[row] for row in range(len(c))])
+
+    def certainty(self, z_t: Tensor, t: Tensor, c: Prompts) -> Certainty:
+        """How well the value is known at these latents."""
+        out = Certainty(*(torch.empty(len(c), dtype=torch.float64) for _ in range(2)))
+        for caption, rows in by_prompt(c).items():
+            bank, time = self.world.bank(self.target.posterior, caption), t if t.ndim == 0 else t[rows]
+            r = self.rewards(bank, caption)
+            members, variance = bank.certainty(z_t[rows], time, r, self.target.lam)
+            out.members[rows], out.variance[rows] = members.cpu(), variance.cpu()
+        return out
+
+    @torch.no_grad()
+    def rewards(self, bank: Bank, caption: str) -> Tensor:
+        """The reward of every member under a prompt, (M,), float64."""
+        if caption not in self._known:
+            e = self._members(bank)
+            parts = [self.reward.score(part, [caption] * len(part)) for part in e.split(4096)]
+            self._known[caption] = torch.cat(parts).double()
+        return self._known[caption]
+
+    def _members(self, bank: Bank) -> Tensor:
+        """The reward's embedding of every member, (M, D)."""
+        if self._tower is not None:
+            return bank.embeddings[self._tower]
+        if id(bank) not in self._embeddings:
+            z = cast(Tensor, bank.latents).float().split(128)
+            x = (self.world.backbone.decode(part) for part in z)
+            self._embeddings[id(bank)] = torch.cat(
+                [self.reward.tail(self.reward.head(part, 1), 1).embedding for part in x]
+            )
+        return self._embeddings[id(bank)]

@@ -1,0 +1,1 @@
+"""Alignment: velocities wrapped in velocities, and what moves samples towards reward."""
