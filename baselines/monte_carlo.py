@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from stitchvm.align.guide import CFG
 from stitchvm.backbone import NULL, Backbone, Prompts, Velocity
 from stitchvm.path import expand_time, time_grid
 from stitchvm.reward import Reward
@@ -146,6 +147,7 @@ def build(  # noqa: PLR0913
     value: Literal["mean", "soft"] = "mean",
     lam: float | None = None,
     posterior: Literal["data", "prompt"] = "prompt",
+    guidance: float = 1.0,
     chunk: int = CHUNK,
 ) -> MonteCarlo:
     """Monte Carlo in a world.
@@ -160,11 +162,12 @@ def build(  # noqa: PLR0913
         value: `mean` or `soft`.
         lam: Lambda of the soft value.
         posterior: `prompt` shows the sampler the prompt, `data` the null prompt.
+        guidance: Scale of classifier-free guidance; any but 1 has a `model` value of its own.
         chunk: Latents times rollouts in flight at once.
 
     Raises:
-        ValueError: for an unknown kernel, N > 1 with the deterministic one, or exact draws in a
-            world without them.
+        ValueError: for an unknown kernel, N > 1 with the deterministic one, exact draws in a
+            world without them, or guidance without a prompt.
     """
     backbone = world.backbone
     if posterior not in {"data", "prompt"}:
@@ -176,13 +179,18 @@ def build(  # noqa: PLR0913
         return MonteCarlo(
             backbone, reward, finish, Target(value, posterior, lam), particles, chunk
         )
-    velocity = backbone.velocity if posterior == "prompt" else without_prompt(backbone.velocity)
+    if guidance != 1 and posterior == "data":
+        raise ValueError(f"expected guidance 1 with the null prompt, got {guidance:g}")
+    velocity: Velocity = CFG(backbone.velocity, guidance)
+    if posterior == "data":
+        velocity = without_prompt(backbone.velocity)
     finish = Rollout(_sampler(kernel, velocity), steps, shift)
-    if kernel == "reversal":
+    if kernel == "reversal" and guidance == 1:
         target = Target(value, posterior, lam)
     else:
         prompt = "" if posterior == "prompt" else ", null prompt"
-        target = Target(value, "model", lam, f"{kernel}, {steps} steps{prompt}")
+        guided = "" if guidance == 1 else f", CFG {guidance:g}"
+        target = Target(value, "model", lam, f"{kernel}, {steps} steps{prompt}{guided}")
     return MonteCarlo(
         backbone, reward, finish, target, particles, chunk, stochastic=kernel != "ode"
     )

@@ -18,8 +18,10 @@ COMMANDS = {
     "table": "print and write the tables of a store",
     "plot": "draw two columns of a store against each other",
     "report": "write the page, tables and plots of a store",
+    "world": "make a world's networks, and examine them",
     "test": "check a value estimator against the contract",
 }
+ELSEWHERE = {"world": "bench.world_commands"}
 
 
 class Lazy(click.Group):
@@ -33,7 +35,8 @@ class Lazy(click.Group):
         """The command of that name."""
         if cmd_name not in COMMANDS:
             return None
-        return getattr(importlib.import_module("bench.commands"), cmd_name)
+        module = ELSEWHERE.get(cmd_name, "bench.commands")
+        return getattr(importlib.import_module(module), cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Names and what they do, without importing them."""

@@ -3,8 +3,6 @@
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +10,7 @@ import click
 
 from bench import plan as plans
 from bench import suite as suites
+from bench.careful import careful
 from bench.cell import Cell
 from bench.progress import narrator
 from bench.run import run as run_cells
@@ -20,26 +19,6 @@ from bench.store import Store
 RUNS = Path("results/runs")
 NARROW, WIDE = 80, 160  # columns of a table on a terminal
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    """Bad input as a usage error: one sentence, exit code 2."""
-    try:
-        yield
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-
-
-def _careful(command: F) -> F:
-    """A command whose ValueErrors are for the user to read."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        with _plainly():
-            return command(*args, **kwargs)
-
-    return wrapped  # type: ignore[return-value]
 
 
 def _store_of(name: str) -> Store:
@@ -117,7 +96,7 @@ def _planned(
 
 @click.command(epilog="Example: stitchbench ls estimators")
 @click.argument("kind", type=click.Choice(["worlds", "estimators", "suites", "metrics"]))
-@_careful
+@careful
 def ls(kind: str) -> None:
     """List what suites can name."""
     for name, about in _listed(kind):
@@ -148,7 +127,7 @@ def _listed(kind: str) -> Iterator[tuple[str, str]]:
 @click.argument("suite")
 @selection
 @click.option("--store", type=Path, help="Where the cells' records would be.")
-@_careful
+@careful
 def plan(suite: str, store: Path | None, **options: Any) -> None:
     """Show the cells SUITE would run: a shipped suite's name or the path of a YAML file."""
     loaded, cells = _planned(suite, **options)
@@ -173,7 +152,7 @@ def plan(suite: str, store: Path | None, **options: Any) -> None:
 @selection
 @click.option("--store", type=Path, help=f"Folder of the records.  [default: {RUNS}/<suite>]")
 @click.pass_context
-@_careful
+@careful
 def run(
     ctx: click.Context,
     suite: str,
@@ -247,7 +226,7 @@ def _print_table(store: Store, cells: set[str] | None = None) -> None:
 @click.command(epilog="Example: stitchbench table quickstart --out tables")
 @click.argument("store")
 @click.option("--out", type=Path, help="Also write md, csv and tex here.")
-@_careful
+@careful
 def table(store: str, out: Path | None) -> None:
     """Print the tables of STORE, a folder or the name of a suite that was run."""
     found = _store_of(store)
@@ -269,7 +248,7 @@ def table(store: str, out: Path | None) -> None:
     "--by", default="estimator", show_default=True, help="Column that tells lines apart."
 )
 @click.option("--out", type=Path, default=Path(), help="Folder of the pictures.")
-@_careful
+@careful
 def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
     """Draw two columns of STORE against each other, as png and pdf."""
     from bench.frame import tidy  # noqa: PLC0415
@@ -283,7 +262,7 @@ def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
 @click.command(epilog="Example: stitchbench report quickstart")
 @click.argument("store")
 @click.option("--out", type=Path, help="Folder of the report.  [default: STORE/report]")
-@_careful
+@careful
 def report(store: str, out: Path | None) -> None:
     """Write the page of STORE, which opens from the file, with its tables and plots."""
     from bench.frame import failures, tidy  # noqa: PLC0415
@@ -304,7 +283,7 @@ def report(store: str, out: Path | None) -> None:
 @click.argument("file")
 @click.option("--reward", default="quadratic", show_default=True, help="Reward it is built with.")
 @click.pass_context
-@_careful
+@careful
 def test(ctx: click.Context, file: str, reward: str) -> None:
     """Check the estimator that FILE builds against the contract, in the Gaussian world."""
     from baselines import ESTIMATORS  # noqa: PLC0415

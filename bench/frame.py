@@ -2,7 +2,9 @@
 
 Columns: `cell attempt suite quick isolation`; the coordinates; `estimator.<setting>`; `sigma`,
 `target`, `estimand`, `realises`; each metric with `_lo`, `_hi` and `_by_prompt`; `rmse`,
-`rmse_centred`, `rmse_realised` and `skill`; seconds, peak bytes and calls per value; provenance.
+`rmse_centred`, `rmse_realised` and `skill`; where the truth is an average itself, its effective
+`truth_members` and `truth_floor`, the RMSE it adds to everyone's; seconds, peak bytes and calls
+per value; provenance.
 """
 
 import warnings
@@ -90,6 +92,8 @@ def _what(row: dict[str, Any]) -> dict[str, Any]:
         "n_latents": row["latents"],
         "replicates": row["replicates"],
         "nonfinite": row["nonfinite"],
+        "truth_members": row.get("truth_members", np.nan),
+        "truth_floor": row.get("truth_floor", np.nan),
     }
 
 

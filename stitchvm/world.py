@@ -62,6 +62,10 @@ class World(ABC):
         """Clean latents z_0 ~ p(z_0 | c), one per stream; the null prompt draws from all data."""
 
     @abstractmethod
+    def pictures(self, z_0: Tensor) -> Tensor | None:
+        """Clean latents as people see them, (B, 3, H, W) in [-1, 1]; None where that is noise."""
+
+    @abstractmethod
     def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:
         """The exact value of a target, or None where nobody knows it."""
 

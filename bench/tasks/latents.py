@@ -30,6 +30,7 @@ class Latents:
         sigma: Their noise level.
         t: The same as a tensor of theirs, ().
         c: Their prompts.
+        z_0: Clean latents that they are noised from or finish in, (B, *latent).
         realised: Realised clean rewards, (B,).
         realises: The posterior that the realised rewards follow.
         keys: Names of the rows, from which their streams derive.
@@ -39,6 +40,7 @@ class Latents:
     sigma: float
     t: Tensor
     c: list[str]
+    z_0: Tensor
     realised: Tensor
     realises: str
     keys: list[tuple[str, int, int]]
@@ -86,11 +88,12 @@ def make(world: World, reward: Reward, protocol: Protocol, sigma: float, seed: i
         for first in range(0, len(keys), MADE_AT_ONCE)
     ]
     return Latents(
-        z_t=torch.cat([z_t for z_t, _ in parts]),
+        z_t=torch.cat([z_t for z_t, _, _ in parts]),
         sigma=level,
         t=parts[0][0].new_tensor(level),
         c=[c for c, _, _ in keys],
-        realised=torch.cat([r for _, r in parts]),
+        z_0=torch.cat([z_0 for _, z_0, _ in parts]),
+        realised=torch.cat([r for _, _, r in parts]),
         realises=maker.realises,
         keys=keys,
     )
@@ -118,8 +121,8 @@ class _Maker:
         prompt = "" if self.protocol.pairing == "own" else ", null prompt"
         return f"{self.protocol.kernel}, {self.finish_steps} steps{prompt}"
 
-    def make(self, keys: list[tuple[str, int, int]]) -> tuple[Tensor, Tensor]:
-        """Latents (b, *latent) and realised rewards (b,) of some rows."""
+    def make(self, keys: list[tuple[str, int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents and clean latents (b, *latent), and realised rewards (b,), of some rows."""
         c = [key[0] for key in keys]
         seen = c if self.protocol.pairing == "own" else [NULL] * len(c)
         own = Streams(derive(self.seed, "latent", *key) for key in keys)
@@ -138,7 +141,7 @@ class _Maker:
             z_t = kernel.draw(own.child("sibling"))
         if not self.from_data or self.siblings:
             z_0 = self._walk(z_t, self.level, 0.0, seen, own.child("finish"))
-        return z_t, self.reward(self.world.backbone.decode(z_0), c)
+        return z_t, z_0, self.reward(self.world.backbone.decode(z_0), c)
 
     def _walk(self, z: Tensor, start: float, stop: float, c: list[str], rng: Streams) -> Tensor:
         """Latents taken from one time to an earlier one by the protocol's sampler."""

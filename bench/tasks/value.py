@@ -26,8 +26,12 @@ from bench.tasks.latents import Latents, make
 from bench.tasks.outcome import Outcome, Phases
 from bench.worlds import make as make_world
 from bench.worlds import reward_of
+from stitchvm.path import denoise
 from stitchvm.streams import Streams, derive
 from stitchvm.value import Valued, ValueEstimator, value_and_gradient
+from stitchvm.world import Certainty, World
+
+SHOWN = 6  # prompts whose pictures are kept with the truth
 
 
 def run(spec: Spec, device: str = "cpu") -> Outcome:
@@ -60,14 +64,19 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
             measured.measure()
         with phases("reference"):
             reference = None if truth is None else _reference(truth, latents, spec.protocol.batch)
+            known = world.certainty(reward, estimand, latents.z_t, latents.t, latents.c)
         samples = measured.samples(reference)
         outcome.rows.append(
             {"sigma_reference": sigma, "estimand": estimand.as_dict(), **measured.row()}
+            | _certainty(known)
             | {"metrics": _metrics(samples)}
         )
         for name in Samples.__dataclass_fields__:
             if (numbers := getattr(samples, name)) is not None:
                 arrays[name].append(numbers)
+        if spec.estimator.build == "truth":
+            for name, pictures in _pictures(world, latents).items():
+                arrays[name].append(pictures)
     outcome.arrays = {name: np.stack(numbers) for name, numbers in arrays.items()}
     outcome.arrays["sigma"] = np.array([row["sigma"] for row in outcome.rows])
     outcome.phases = phases.summary()
@@ -81,6 +90,30 @@ def _reference(truth: ValueEstimator, latents: Latents, batch: int) -> Valued:
         for rows in batches(len(latents.c), batch)
     ]
     return Valued(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _certainty(known: Certainty | None) -> dict[str, float]:
+    """How well the truth of a row is known; nothing where it is exact or unknown."""
+    if known is None:
+        return {}
+    return {
+        "truth_members": float(known.members.median()),
+        "truth_floor": math.sqrt(float(known.variance.mean())),
+    }
+
+
+@torch.no_grad()
+def _pictures(world: World, latents: Latents) -> dict[str, np.ndarray]:
+    """What the first latent of each of the first prompts was, and its posterior mean."""
+    rows = [row for row, key in enumerate(latents.keys) if key[1:] == (0, 0)][:SHOWN]
+    z_t, c = latents.z_t[rows], [latents.c[row] for row in rows]
+    mean = denoise(z_t, latents.t, world.backbone.velocity(z_t, latents.t, c))
+    shown = {"clean": world.pictures(latents.z_0[rows]), "posterior_mean": world.pictures(mean)}
+    return {
+        f"pictures_{name}": ((x + 1) * 127.5).round().byte().cpu().numpy()
+        for name, x in shown.items()
+        if x is not None
+    }
 
 
 def _metrics(samples: Samples) -> dict[str, list[float | None] | None]:

@@ -1,6 +1,6 @@
 r"""Guidance: a velocity that holds a velocity, so every sampler works with every guidance.
 
-    CFG      u = u(z_t | 0) + w (u(z_t | c) - u(z_t | 0))     Ho & Salimans, 2022, arXiv:2207.12598
+CFG      u = u(z_t | 0) + w (u(z_t | c) - u(z_t | 0))     Ho & Salimans, 2022, arXiv:2207.12598
 """
 
 import torch

@@ -166,6 +166,9 @@ class GaussianWorld(World):
         mixture = self.backbone.mixture
         return mixture.sample(self.book.weights(c), rng).unflatten(1, self.backbone.latent)
 
+    def pictures(self, z_0: Tensor) -> None:
+        """None: a Gaussian decodes to noise."""
+
     def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:
         """The exact value; None for the `model` posterior or a foreign reward: no closed form."""
         if target.posterior == "model" or not isinstance(reward, GaussianReward):

@@ -62,8 +62,9 @@ class Bank:
             lam: Lambda of the soft value, or None for the mean.
         """
         parts = [
-            checkpoint(self._value, z_t[rows], t if t.ndim == 0 else t[rows], r, lam,
-                       use_reentrant=False)
+            checkpoint(
+                self._value, z_t[rows], t if t.ndim == 0 else t[rows], r, lam, use_reentrant=False
+            )
             for rows, r in self._rows(rewards, len(z_t))
         ]
         return torch.cat(parts).to(z_t.dtype)

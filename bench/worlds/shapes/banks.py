@@ -45,7 +45,11 @@ class Banks:
     """
 
     def __init__(
-        self, backbone: Backbone, towers: Mapping[str, Callable[[], Reward]], shipped: Path, version: str
+        self,
+        backbone: Backbone,
+        towers: Mapping[str, Callable[[], Reward]],
+        shipped: Path,
+        version: str,
     ) -> None:
         self.backbone, self.towers, self.shipped = backbone, towers, shipped
         self.cache = cache_root() / "shapes" / version
@@ -66,7 +70,11 @@ class Banks:
     def _bank(self, name: str, scenes: Callable[[], Scenes], caption: str | None) -> Bank:
         if name not in self._loaded:
             path = next(
-                (p for f in (self.shipped, self.cache) if (p := f / f"{name}.safetensors").is_file()),
+                (
+                    p
+                    for f in (self.shipped, self.cache)
+                    if (p := f / f"{name}.safetensors").is_file()
+                ),
                 None,
             )
             if path is None:
@@ -76,7 +84,9 @@ class Banks:
             self._loaded[name] = Bank(
                 latents=tensors.pop("latents").double().to(to),
                 log_weights=tensors.pop("log_weights").double().to(to),
-                embeddings={k: normalize(v.to(to, torch.float32), dim=-1) for k, v in tensors.items()},
+                embeddings={
+                    k: normalize(v.to(to, torch.float32), dim=-1) for k, v in tensors.items()
+                },
             )
         return self._loaded[name]
 

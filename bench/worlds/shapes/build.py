@@ -4,6 +4,7 @@ A stage leaves `<folder>/<stage>/model`; what is there is not made again.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,20 @@ import torch
 
 from bench.worlds.shapes.make import aesthetic, clip, generator, preference, tiny, vae
 
-Stage = Callable[[Path], Iterator[dict[str, Any]]]
+
+@dataclass(frozen=True)
+class Stage:
+    """One network.
+
+    Attributes:
+        about: What it is.
+        minutes: That its training takes on one core.
+        train: Trains it in a folder of stages, yielding records.
+    """
+
+    about: str
+    minutes: int
+    train: Callable[[Path], Iterator[dict[str, Any]]]
 
 
 def _model(folder: Path, stage: str) -> Path:
@@ -26,35 +40,42 @@ def _model(folder: Path, stage: str) -> Path:
     return path
 
 
-STAGES: dict[str, tuple[str, Stage]] = {
-    "vae": ("the autoencoder", lambda f: vae.train(f / "vae")),
-    "clip": ("the reward's CLIP", lambda f: clip.train(f / "clip", clip.REWARD, 1)),
-    "large": (
+STAGES = {
+    "vae": Stage("the autoencoder", 30, lambda f: vae.train(f / "vae")),
+    "clip": Stage("the reward's CLIP", 20, lambda f: clip.train(f / "clip", clip.REWARD, 1)),
+    "large": Stage(
         "the generator and its text encoders",
+        120,
         lambda f: generator.train(f / "large", _model(f, "vae"), generator.LARGE, 3),
     ),
-    "small": (
+    "small": Stage(
         "a smaller generator on the same latents",
+        40,
         lambda f: generator.train(f / "small", _model(f, "vae"), generator.SMALL, 4),
     ),
-    "tiny": ("the tiny decoder", lambda f: tiny.train(f / "tiny", _model(f, "vae"))),
-    "aesthetic": (
+    "tiny": Stage("the tiny decoder", 8, lambda f: tiny.train(f / "tiny", _model(f, "vae"))),
+    "aesthetic": Stage(
         "the head on the reward's CLIP",
+        1,
         lambda f: aesthetic.train(f / "aesthetic", _model(f, "clip")),
     ),
-    "hps": (
+    "hps": Stage(
         "the reward's CLIP finetuned on preferences",
+        7,
         lambda f: preference.train(f / "hps", _model(f, "clip"), preference.graded, 7),
     ),
-    "judge": ("another CLIP", lambda f: clip.train(f / "judge", clip.JUDGE, 2)),
-    "pick": (
+    "judge": Stage("another CLIP", 8, lambda f: clip.train(f / "judge", clip.JUDGE, 2)),
+    "pick": Stage(
         "that CLIP finetuned on other preferences",
+        6,
         lambda f: preference.train(f / "pick", _model(f, "judge"), preference.pleased, 8),
     ),
 }
 
 
-def build(folder: Path, stages: tuple[str, ...], threads: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def build(
+    folder: Path, stages: tuple[str, ...], threads: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Make stages, all by default, in the order of STAGES.
 
     Args:
@@ -72,8 +93,12 @@ def build(folder: Path, stages: tuple[str, ...], threads: int) -> Iterator[tuple
     if unknown:
         raise ValueError(f"expected stages in {list(STAGES)}, got {sorted(unknown)}")
     torch.set_num_threads(threads)
-    for name, (_, train) in STAGES.items():
-        if (stages and name not in stages) or (folder / name / "model").is_dir():
-            continue
-        for record in train(folder):
+    for name in missing(folder, stages):
+        for record in STAGES[name].train(folder):
             yield name, record
+
+
+def missing(folder: Path, stages: tuple[str, ...] = ()) -> list[str]:
+    """Those of the stages, all by default, that are not finished, in order."""
+    asked = [name for name in STAGES if not stages or name in stages]
+    return [name for name in asked if not (folder / name / "model").is_dir()]

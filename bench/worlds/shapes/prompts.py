@@ -1,4 +1,4 @@
-"""Test prompts by kind, as GenEval's: single object, colours, two, counting, position, attribution.
+"""Test prompts by kind, as in GenEval: single, colours, two, counting, position, attribution.
 
 A prompt belongs to the `tune` or the `eval` set by the parity of its digest, so that nothing is
 chosen on the prompts that are reported.

@@ -1,7 +1,7 @@
 """What imagined people think of pictures: the stated rules behind `aesthetic`, `hps` and `pick`.
 
     rating      5 + FILL z(fill) + WARM z(warmth) + CONTRAST z(contrast) + BALANCE z(balance)
-    hps         utility = -(WRONG faults + WEAR wear)
+    hps         utility = -(BROKEN parts of the caption that do not hold + WEAR wear)
     pick        utility = share of the caption's parts that hold + LIKING (rating - 5)
 
 A rater adds noise of their own; z standardises over scenes of the training distribution.
@@ -21,8 +21,8 @@ FILL, WARM, CONTRAST, BALANCE = 0.7, 0.7, 0.6, 0.5
 MEANS = {"fill": 0.124, "warmth": 0.462, "contrast": 0.282, "balance": 0.666}
 SPREADS = {"fill": 0.069, "warmth": 0.372, "contrast": 0.173, "balance": 0.192}
 RATER, RATERS = 1.0, 3  # a rater's noise, and how many rate each picture
-WRONG, WEAR, LIKING = 1.0, 1.5, 0.15  # of utilities
-DOUBT = 0.2  # temperature of a rater's choice between two pictures
+BROKEN, WEAR, LIKING = 1.0, 1.5, 0.1  # of utilities
+DOUBT = 0.12  # temperature of a rater's choice between two pictures
 
 
 def composition(scenes: Scenes) -> dict[str, Tensor]:
@@ -54,8 +54,8 @@ def rated(scenes: Scenes, rng: torch.Generator) -> Tensor:
     return rating(scenes) + RATER / RATERS**0.5 * torch.randn(len(scenes), generator=rng)
 
 
-def tamper(scenes: Scenes, rng: torch.Generator) -> tuple[Scenes, Tensor]:
-    """Scenes with up to two faults each, and how many, (B,): so their captions stop being true.
+def tamper(scenes: Scenes, rng: torch.Generator) -> Scenes:
+    """Scenes with up to two faults each, so that many of their captions stop being true.
 
     A fault changes the first object's colour or shape, mirrors the layout, or takes the last
     object away.
@@ -72,7 +72,7 @@ def tamper(scenes: Scenes, rng: torch.Generator) -> tuple[Scenes, Tensor]:
         out = replace(out, x=torch.where(flip[:, None], -out.x, out.x))
         lost = due & (which == 3) & (out.n > 1)  # noqa: PLR2004
         out = replace(out, n=out.n - lost.long())
-    return out, faults
+    return out
 
 
 def _recoloured(scenes: Scenes, due: Tensor, rng: torch.Generator) -> Scenes:
@@ -104,5 +104,7 @@ def wear(x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     blurred = torch.nn.functional.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
     faded = x.mean((1, 2, 3), keepdim=True)
     noised = x + torch.randn(x.shape, generator=rng)
-    worn = torch.stack([torch.lerp(x, y, w * s) for y, w in ((blurred, 1.0), (faded, 0.8), (noised, 0.5))])
+    worn = torch.stack(
+        [torch.lerp(x, y, w * s) for y, w in ((blurred, 1.0), (faded, 0.8), (noised, 0.5))]
+    )
     return worn[which, torch.arange(rows)].clamp(-1, 1), degree

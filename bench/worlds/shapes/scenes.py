@@ -114,7 +114,7 @@ def draw(split: str, count: int, seed: int = 0) -> Scenes:
     chunks = []
     for chunk in range(-(-count // CHUNK)):
         rng = torch.Generator().manual_seed(derive(seed, "scenes", split, chunk) % 2**63)
-        n = 1 + torch.multinomial(torch.tensor(COUNTS), CHUNK, True, generator=rng)
+        n = 1 + torch.multinomial(torch.tensor(COUNTS), CHUNK, replacement=True, generator=rng)
         kinds = _kinds(n, split, rng)
         size = torch.randint(2, (CHUNK, MOST), generator=rng)
         chunks.append(complete(n, kinds, size, split, rng))
@@ -135,9 +135,7 @@ def _kinds(n: Tensor, split: str, rng: torch.Generator) -> Tensor:
     return kinds
 
 
-def complete(
-    n: Tensor, kinds: Tensor, size: Tensor, split: str, rng: torch.Generator
-) -> Scenes:
+def complete(n: Tensor, kinds: Tensor, size: Tensor, split: str, rng: torch.Generator) -> Scenes:
     """Scenes with given objects, the rest drawn: layout, jitter, background and light.
 
     Args:
@@ -227,9 +225,7 @@ def distance(x: Tensor, y: Tensor, r: Tensor, shape: Tensor) -> Tensor:
         d - r,
         torch.maximum(ax, ay) - 0.88 * r,
         torch.maximum(0.866 * ax - 0.5 * (y - 0.28 * r), y - 0.28 * r) - 0.55 * r,
-        torch.minimum(
-            torch.maximum(ax - 0.32 * r, ay - r), torch.maximum(ax - r, ay - 0.32 * r)
-        ),
+        torch.minimum(torch.maximum(ax - 0.32 * r, ay - r), torch.maximum(ax - r, ay - 0.32 * r)),
         (d - 0.72 * r).abs() - 0.28 * r,
     )
     stacked = torch.stack(torch.broadcast_tensors(*per_shape))

@@ -97,7 +97,7 @@ class ShapesWorld(World):
         """The bank behind a posterior.
 
         Raises:
-            ValueError: for a caption that the grammar or the data cannot say, or another posterior.
+            ValueError: for a caption that grammar or data cannot say, or another posterior.
         """
         if posterior not in {"data", "prompt"}:
             raise ValueError(f"expected the data or prompt posterior, got {posterior!r}")
@@ -114,6 +114,11 @@ class ShapesWorld(World):
             streams = Streams([rng.seeds[row] for row in rows])
             out[rows] = self.bank("prompt", caption).prior(streams).to(out)
         return out
+
+    @torch.no_grad()
+    def pictures(self, z_0: Tensor) -> Tensor:
+        """Decoded, (B, 3, 32, 32)."""
+        return self.backbone.decode(z_0).clamp(-1, 1)
 
     def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:
         """The value under the bank's posterior; None for the `model` posterior."""
@@ -175,7 +180,10 @@ class BankTruth(ValueEstimator):
         """The value, (B,)."""
         found: dict[int, Tensor] = {}
         for caption, rows in by_prompt(c).items():
-            bank, time = self.world.bank(self.target.posterior, caption), t if t.ndim == 0 else t[rows]
+            bank, time = (
+                self.world.bank(self.target.posterior, caption),
+                t if t.ndim == 0 else t[rows],
+            )
             values = bank.value(z_t[rows], time, self.rewards(bank, caption), self.target.lam)
             found |= dict(zip(rows, values.unbind(), strict=True))
         return torch.stack([found[row] for row in range(len(c))])
@@ -184,7 +192,10 @@ class BankTruth(ValueEstimator):
         """How well the value is known at these latents."""
         out = Certainty(*(torch.empty(len(c), dtype=torch.float64) for _ in range(2)))
         for caption, rows in by_prompt(c).items():
-            bank, time = self.world.bank(self.target.posterior, caption), t if t.ndim == 0 else t[rows]
+            bank, time = (
+                self.world.bank(self.target.posterior, caption),
+                t if t.ndim == 0 else t[rows],
+            )
             r = self.rewards(bank, caption)
             members, variance = bank.certainty(z_t[rows], time, r, self.target.lam)
             out.members[rows], out.variance[rows] = members.cpu(), variance.cpu()

@@ -42,8 +42,8 @@ class Size:
     embedding: int = 64
 
 
-REWARD = Size(width=96, blocks=6, heads=4, steps=3500)
-JUDGE = Size(width=80, blocks=4, heads=5, steps=2500)
+REWARD = Size(width=96, blocks=6, heads=4, steps=2600)
+JUDGE = Size(width=80, blocks=4, heads=5, steps=1800)
 
 
 def architecture(size: Size) -> CLIPModel:
@@ -89,9 +89,10 @@ class Told:
         """Token ids, (B, LENGTH)."""
         return torch.tensor([self.ids[c] for c in texts])
 
-    def true(self, rows: Sequence[int], texts: Sequence[str]) -> Tensor:
-        """Which text is true of which scene, (rows, texts)."""
-        return torch.tensor([[c in self.captions[row] for c in texts] for row in rows])
+    def true(self, texts: Sequence[str], rows: Sequence[int] | None = None) -> Tensor:
+        """Which text is true of which scene, all by default, (rows, texts)."""
+        told_of = self.captions if rows is None else [self.captions[row] for row in rows]
+        return torch.tensor([[c in one for c in texts] for one in told_of])
 
 
 def embed(clip: nn.Module, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,15 +109,15 @@ def contrastive(clip: nn.Module, told: Told, count: int, rng: torch.Generator) -
     x = x + NOISE * torch.randn(x.shape, generator=rng)
     images, words = embed(clip, x, told.tokens(texts))
     logits = images @ words.T * clip.logit_scale.clamp(max=4.6).exp()
-    true = told.true(rows.tolist(), texts).float()
+    true = told.true(texts, rows.tolist()).float()
     by_picture = (true / true.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
     by_text = (true / true.sum(0) * logits.log_softmax(0)).sum(0).mean()
     return -(by_picture + by_text) / 2
 
 
-def recall_at_1(pictures: Tensor, texts: Tensor, true: Tensor) -> float:
-    """Share of pictures (P, D) whose nearest text (T, D) is true of them, true (P, T)."""
-    return true.gather(1, (pictures @ texts.T).argmax(1, keepdim=True)).float().mean().item()
+def recalled(pictures: Tensor, texts: Tensor, true: Tensor) -> Tensor:
+    """Whether each picture's (P, D) nearest text (T, D) is true of it, true (P, T); (P,)."""
+    return true.gather(1, (pictures @ texts.T).argmax(1, keepdim=True))[:, 0]
 
 
 def train(folder: Path, size: Size, seed: int) -> Iterator[dict[str, Any]]:
@@ -126,18 +127,17 @@ def train(folder: Path, size: Size, seed: int) -> Iterator[dict[str, Any]]:
     train_set, tune = Told(draw("train", SCENES)), Told(draw("tune", AMONG))
     held_rng = torch.Generator().manual_seed(0)
     held = [tune.caption(row, held_rng) for row in range(AMONG)]
-    truth, pictures, ids = tune.true(range(AMONG), held), render(tune.scenes), tune.tokens(held)
+    truth, pictures, ids = tune.true(held), render(tune.scenes), tune.tokens(held)
 
     def loss(clip: nn.Module, step: int, rng: torch.Generator) -> Tensor:
         return contrastive(clip, train_set, BATCH, rng)
 
     @torch.no_grad()
     def check(clip: nn.Module) -> dict[str, float]:
-        score = recall_at_1(*embed(clip, pictures, ids), truth)
+        score = recalled(*embed(clip, pictures, ids), truth).float().mean().item()
         return {"score": score, "recall_at_1": score}
 
     recipe = Recipe(steps=size.steps, rate=1.5e-3, warmup=200, decay=0.02, check_every=250)
     yield from fit(model, loss, check, recipe, folder, seed)
     model.save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
-

@@ -128,7 +128,7 @@ def fit(
             }
             _write(folder / "checkpoint.pt", state)
     model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
-    model.eval().requires_grad_(False)
+    model.eval().requires_grad_(requires_grad=False)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The generators: SD 3's transformer with two CLIP text encoders of its own, trained together.
 
-    loss = E |u(z_t, t | c) - (eps - z_0)|^2,   t logit-normal, c dropped now and then      (Eq. 1)
+loss = E |u(z_t, t | c) - (eps - z_0)|^2,   t logit-normal, c dropped now and then      (Eq. 1)
 """
 
 from collections.abc import Iterator
@@ -132,4 +132,3 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
     yield from fit(model, loss, check, recipe, folder, seed)
     for part, of in model.named_children():
         of.save_pretrained(folder / "model" / part)
-

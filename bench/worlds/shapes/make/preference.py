@@ -15,56 +15,69 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import CLIPModel
 
-from bench.worlds.shapes.captions import Seen, parse, parts, seen
+from bench.worlds.shapes.captions import parse, parts, seen
 from bench.worlds.shapes.make.clip import Told, contrastive, embed
 from bench.worlds.shapes.make.fit import Recipe, fit
 from bench.worlds.shapes.make.words import tokenizer
-from bench.worlds.shapes.ratings import DOUBT, LIKING, WEAR, WRONG, rating, tamper, wear
+from bench.worlds.shapes.ratings import BROKEN, DOUBT, LIKING, WEAR, rating, tamper, wear
 from bench.worlds.shapes.scenes import Scenes, draw, render
 
 RECIPE = Recipe(steps=800, rate=4e-4, decay=0.02, check_every=100)
 PAIRS = 96
 SCENES = 30_000
 
-Pairs = tuple[Tensor, Tensor, Tensor]  # both pictures (2 P, ...), captions' tokens, utilities (2, P)
 Rule = Callable[[Told, list[int], list[str], torch.Generator], tuple[Tensor, Tensor]]
 
 
-def graded(told: Told, rows: list[int], texts: list[str], rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The rule of `hps`: faults and wear; pictures (P, 3, 32, 32) and their utility (P,)."""
-    del texts
-    scenes, faults = tamper(told.scenes[torch.tensor(rows)], rng)
+def graded(
+    told: Told, rows: list[int], texts: list[str], rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The rule of `hps`: broken parts and wear; pictures (P, 3, 32, 32) and utility (P,)."""
+    scenes = tamper(told.scenes[torch.tensor(rows)], rng)
     x, worn = wear(render(scenes), rng)
-    return x, -(WRONG * faults + WEAR * worn)
+    broken = torch.tensor([sum(not held for held in h) for h in _held(texts, scenes)])
+    return x, -(BROKEN * broken + WEAR * worn)
 
 
-def pleased(told: Told, rows: list[int], texts: list[str], rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The rule of `pick`: parts of the caption that hold, and a liking for well rated pictures."""
-    scenes, _ = tamper(told.scenes[torch.tensor(rows)], rng)
-    share = [_share(c, s) for c, s in zip(texts, seen(scenes), strict=True)]
-    return render(scenes), torch.tensor(share) * 2 + LIKING * (rating(scenes) - 5)
+def pleased(
+    told: Told, rows: list[int], texts: list[str], rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The rule of `pick`: share of parts that hold, and a liking for well rated pictures."""
+    scenes = tamper(told.scenes[torch.tensor(rows)], rng)
+    share = torch.tensor([sum(h) / len(h) for h in _held(texts, scenes)])
+    return render(scenes), share + LIKING * (rating(scenes) - 5)
 
 
-def _share(text: str, scene: Seen) -> float:
-    held = parts(parse(text), scene).values()
-    return sum(held) / len(held)
+def _held(texts: list[str], scenes: Scenes) -> list[list[bool]]:
+    """Which parts of each caption hold in its scene."""
+    pairs = zip(texts, seen(scenes), strict=True)
+    return [list(parts(parse(text), scene).values()) for text, scene in pairs]
 
 
-def train(
-    folder: Path, clip_folder: Path, rule: Rule, seed: int
-) -> Iterator[dict[str, Any]]:
+def pairs(
+    told: Told, rule: Rule, count: int, rng: torch.Generator
+) -> tuple[Tensor, list[str], Tensor, Tensor]:
+    """Pairs of pictures and what a rater chose.
+
+    Returns:
+        First and second pictures (2 P, 3, 32, 32); P captions; by how much the first is better
+        (P,); whether the rater chose it (P,).
+    """
+    rows = torch.randint(len(told.scenes), (count,), generator=rng).tolist()
+    texts = [told.caption(row, rng) for row in rows]
+    (a, p), (b, q) = rule(told, rows, texts, rng), rule(told, rows, texts, rng)
+    chosen = torch.bernoulli(((p - q) / DOUBT).sigmoid(), generator=rng)
+    return torch.cat([a, b]), texts, p - q, chosen.bool()
+
+
+def train(folder: Path, clip_folder: Path, rule: Rule, seed: int) -> Iterator[dict[str, Any]]:
     """Finetune one CLIP."""
     torch.manual_seed(seed)
     model = CLIPModel.from_pretrained(clip_folder, local_files_only=True)
     data, tune = Told(draw("train", SCENES)), Told(draw("tune", 2048))
 
-    def pairs(told: Told, count: int, rng: torch.Generator) -> tuple[Tensor, list[str], Tensor]:
-        rows = torch.randint(len(told.scenes), (count,), generator=rng).tolist()
-        texts = [told.caption(row, rng) for row in rows]
-        (a, p), (b, q) = rule(told, rows, texts, rng), rule(told, rows, texts, rng)
-        return torch.cat([a, b]), texts, p - q
-
-    held = pairs(tune, 2048, torch.Generator().manual_seed(1))
+    held_x, held_texts, better, chosen = pairs(tune, rule, 2048, torch.Generator().manual_seed(1))
+    held_ids, ceiling = tune.tokens(held_texts), ((better > 0) == chosen).float().mean().item()
 
     def margin(clip: nn.Module, x: Tensor, ids: Tensor) -> Tensor:
         images, words = embed(clip, x, ids)
@@ -72,21 +85,16 @@ def train(
         return clip.logit_scale.exp() * (a - b)
 
     def loss(clip: nn.Module, step: int, rng: torch.Generator) -> Tensor:
-        x, texts, better = pairs(data, PAIRS, rng)
-        chosen = torch.bernoulli((better / DOUBT).sigmoid(), generator=rng)
-        choice = binary_cross_entropy_with_logits(margin(clip, x, data.tokens(texts)), chosen)
+        x, texts, _, chosen = pairs(data, rule, PAIRS, rng)
+        choice = binary_cross_entropy_with_logits(
+            margin(clip, x, data.tokens(texts)), chosen.float()
+        )
         return choice + 0.5 * contrastive(clip, data, PAIRS, rng)
 
     @torch.no_grad()
     def check(clip: nn.Module) -> dict[str, float]:
-        x, texts, better = held
-        chosen = torch.bernoulli(
-            (better / DOUBT).sigmoid(), generator=torch.Generator().manual_seed(2)
-        )
-        right = (margin(clip, x, tune.tokens(texts)) > 0) == chosen.bool()
-        ceiling = ((better > 0) == chosen.bool()).float().mean()
-        score = right.float().mean().item()
-        return {"score": score, "pairwise_accuracy": score, "ceiling": ceiling.item()}
+        score = ((margin(clip, held_x, held_ids) > 0) == chosen).float().mean().item()
+        return {"score": score, "pairwise_accuracy": score, "ceiling": ceiling}
 
     yield from fit(model, loss, check, RECIPE, folder, seed)
     model.save_pretrained(folder / "model")

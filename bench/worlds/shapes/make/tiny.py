@@ -30,11 +30,11 @@ def architecture() -> AutoencoderTiny:
 
 
 def train(folder: Path, vae_folder: Path, seed: int = 6) -> Iterator[dict[str, Any]]:
-    """Train decoder and encoder on the VAE's latents and the pictures they decode to."""
+    """Train the decoder from the VAE's latents to the pictures behind them; the encoder back."""
     torch.manual_seed(seed)
     model = architecture()
     vae = AutoencoderKL.from_pretrained(vae_folder, local_files_only=True)
-    vae = vae.eval().requires_grad_(False)
+    vae = vae.eval().requires_grad_(requires_grad=False)
     scenes, tune = draw("train", SCENES), draw("tune", 512)
     latents, held, held_x = encode(vae, scenes), encode(vae, tune), render(tune)
 
@@ -42,9 +42,11 @@ def train(folder: Path, vae_folder: Path, seed: int = 6) -> Iterator[dict[str, A
         rows = torch.randint(SCENES, (BATCH,), generator=rng)
         z, x = latents[rows], render(scenes[rows])
         y = tiny.decode(z).sample
-        return 5 * (y - x).pow(2).mean() + (y - x).abs().mean() + 0.1 * (
-            tiny.encode(x).latents - z
-        ).pow(2).mean()
+        return (
+            5 * (y - x).pow(2).mean()
+            + (y - x).abs().mean()
+            + 0.1 * (tiny.encode(x).latents - z).pow(2).mean()
+        )
 
     @torch.no_grad()
     def check(tiny: nn.Module) -> dict[str, float]:

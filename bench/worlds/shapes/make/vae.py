@@ -65,8 +65,11 @@ def train(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
 
     yield from fit(model, loss, check, RECIPE, folder, seed)
     with torch.no_grad():
-        z = torch.cat([model.encode(render(scenes[i : i + 256])).latent_dist.mean
-                       for i in range(0, 8192, 256)])
+        z = torch.cat(
+            [
+                model.encode(render(scenes[i : i + 256])).latent_dist.mean
+                for i in range(0, 8192, 256)
+            ]
+        )
     model.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
     model.save_pretrained(folder / "model")
-
