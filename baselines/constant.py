@@ -1,5 +1,7 @@
 """Constant: the prior value of the prompt, whatever the latent looks like.
 
+The value of pure noise: exact where the world knows its truth, else from clean draws.
+
 The bar that every estimator has to clear: skill = 1 - MSE / MSE(constant).
 """
 
@@ -15,6 +17,8 @@ from stitchvm.streams import Streams, derive
 from stitchvm.value import Target, ValueEstimator
 from stitchvm.world import World
 
+DRAWS = 1024
+
 
 class Constant(ValueEstimator):
     """The mean or soft value over clean latents, E[r(z_0)] at its simplest; it has no gradient.
@@ -23,7 +27,8 @@ class Constant(ValueEstimator):
         world: Draws and decodes clean latents.
         reward: The reward on clean images.
         target: The mean or soft value; over clean latents of the prompt, or of all `data`.
-        draws: Clean latents per prompt.
+        draws: Clean latents per prompt; None for the truth at t = 1, or where the world has none
+            for DRAWS of them.
 
     Raises:
         ValueError: if draws < 1.
@@ -31,11 +36,15 @@ class Constant(ValueEstimator):
 
     differentiable = False
 
-    def __init__(self, world: World, reward: Reward, target: Target, draws: int = 1024) -> None:
+    def __init__(
+        self, world: World, reward: Reward, target: Target, draws: int | None = None
+    ) -> None:
         super().__init__()
-        if draws < 1:
+        if draws is not None and draws < 1:
             raise ValueError(f"expected draws >= 1, got {draws}")
-        self.world, self.reward, self.draws = world, reward, draws
+        self.world, self.reward = world, reward
+        self.truth = world.truth(reward, target) if draws is None else None
+        self.draws = DRAWS if draws is None else draws
         self.latent = world.backbone.latent
         self.target = target
         self._values: dict[str, Tensor] = {}
@@ -48,7 +57,11 @@ class Constant(ValueEstimator):
 
     @torch.no_grad()
     def _prior(self, prompt: str) -> Tensor:
-        """The value of a prompt over fresh clean latents, ()."""
+        """The value of a prompt, ()."""
+        if self.truth is not None:
+            like = next(self.world.backbone.parameters(), torch.empty(0))
+            z_1 = torch.zeros(1, *self.latent, dtype=like.dtype, device=like.device)
+            return self.truth(z_1, z_1.new_ones(()), [prompt])[0]
         seen = prompt if self.target.posterior == "prompt" else NULL
         rng = Streams.of(derive(0, "constant"), prompt, rows=self.draws)
         z_0 = self.world.draw([seen] * self.draws, rng)
@@ -63,7 +76,7 @@ def build(
     value: Literal["mean", "soft"] = "mean",
     posterior: Literal["data", "prompt"] = "prompt",
     lam: float | None = None,
-    draws: int = 1024,
+    draws: int | None = None,
 ) -> Constant:
     """Constant in a world."""
     return Constant(world, reward, Target(value, posterior, lam), draws)

@@ -77,13 +77,13 @@ def _planned(
     Raises:
         ValueError: for a change that is not AXIS=VALUES, or a selection of nothing.
     """
-    suite, parsed = suites.load(name), {}
+    suite, parsed = suites.load(name, world), {}
     for change in changes:
         field, equals, text = change.partition("=")
         if not equals:
             raise ValueError(f"expected --set AXIS=V1,V2, got {change!r}")
         parsed[field.strip()] = suites.values(field.strip(), text)
-    if world is not None:
+    if world is not None and suite.name != f"{name}-{world}":
         parsed["world"] = [world]
     cells = plans.plan(suite, changes=parsed, **options)
     if not cells:

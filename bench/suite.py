@@ -62,14 +62,18 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load(name: str) -> Suite:
-    """A shipped suite by name, or a user's own by path.
+def load(name: str, world: str | None = None) -> Suite:
+    """A shipped suite by name, or a user's own by path; a world may have one of its own.
+
+    Args:
+        name: `value`, or a path.
+        world: `value` of the world `shapes` is `value-shapes` where that ships.
 
     Raises:
         UnknownName: if there is neither.
         ValueError: if the file is no suite, naming the key and the known ones.
     """
-    path = shipped().get(name, Path(name))
+    path = shipped().get(f"{name}-{world}", shipped().get(name, Path(name)))
     if not path.is_file():
         raise UnknownName("suite", name, shipped())
     try:

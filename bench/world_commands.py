@@ -8,6 +8,7 @@ import click
 from bench.careful import careful
 
 FOLDER = Path("build/shapes")
+QUICKSTART = 12  # prompts of the quickstart
 
 
 @click.group(epilog="Example: stitchbench world build shapes --out weights")
@@ -53,11 +54,12 @@ def build(
             f"[{(time.monotonic() - begun) / 60:6.1f} min] {stage} {record['step']}: {figures}"
         )
     if out is not None:
-        from bench.worlds.shapes.make.export import export  # noqa: PLC0415
+        from bench.worlds.shapes.make.export import add_truth, export  # noqa: PLC0415
 
         if left := missing(folder):
             raise ValueError(f"expected all stages to be finished before --out, got no {left}")
-        click.echo(f"version {export(folder, out)} in {out}")
+        export(folder, out)
+        click.echo(f"version {add_truth(out, QUICKSTART)} in {out}")
 
 
 @world.command(epilog="Example: stitchbench world check shapes --out results/shapes")

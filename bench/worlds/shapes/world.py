@@ -11,6 +11,8 @@ from bench.worlds.shapes.bank import Bank
 from bench.worlds.shapes.banks import Banks
 from bench.worlds.shapes.captions import parse, possible
 from bench.worlds.shapes.prompts import prompt_set
+from bench.worlds.shapes.reference import Reference, ReferenceTruth
+from bench.worlds.shapes.reference import load as load_reference
 from bench.worlds.shapes.weights import verify
 from stitchvm.backbone import NULL, Prompts
 from stitchvm.models import aesthetic, clip, sd3
@@ -22,8 +24,8 @@ from stitchvm.value import Target, ValueEstimator
 from stitchvm.world import Certainty, Finish, World
 
 TOWERS = {"clip": "clip", "aesthetic": "clip", "hps": "hps", "pick": "pick"}  # whose embedding
+REFERENCE = "reference.safetensors"
 JUDGES = ("pick",)  # held out: nothing is trained or guided by them
-GUIDANCE = 2.0  # the generator's best scale on the tune prompts: see results/shapes
 
 
 class ShapesWorld(World):
@@ -58,7 +60,7 @@ class ShapesWorld(World):
         folder: Path,
         device: str,
     ) -> None:
-        self.folder, self.device = folder, device
+        self.folder, self.device, self.generator = folder, device, generator
         self.version = verify(folder)
         self.digest = f"{self.version}-{generator}-{members}-{prompt_members}"
         self.backbone = sd3.load(
@@ -121,10 +123,30 @@ class ShapesWorld(World):
         return self.backbone.decode(z_0).clamp(-1, 1)
 
     def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:
-        """The value under the bank's posterior; None for the `model` posterior."""
+        """The value under the bank's posterior; of the `model`, what was rolled out, or None."""
         if target.posterior == "model":
-            return None
+            return self._reference(reward, target)
         return BankTruth(self, reward, target)
+
+    def reference(self) -> Reference:
+        """Rollouts of the large generator at a few latents.
+
+        Raises:
+            FileNotFoundError: if the weights came without them.
+        """
+        path = self.folder / REFERENCE
+        if not path.is_file():
+            raise FileNotFoundError(f"expected rollouts in {path}, got no such file")
+        return load_reference(path)
+
+    def _reference(self, reward: Reward, target: Target) -> ValueEstimator | None:
+        name = next((n for n, known in self._rewards.items() if known is reward), None)
+        if name is None or target.value != "mean" or not (self.folder / REFERENCE).is_file():
+            return None
+        reference = self.reference()
+        if target.kernel != reference.kernel or self.generator != "large":
+            return None
+        return ReferenceTruth(reference, name)
 
     def certainty(
         self, reward: Reward, target: Target, z_t: Tensor, t: Tensor, c: Prompts

@@ -3,7 +3,7 @@
     large/      a StableDiffusion3Pipeline       small/   the same without its own vae
     tiny/       AutoencoderTiny                  clip/ hps/ pick/   CLIPModel and tokenizer
     aesthetic/  head.safetensors                 banks/   what the quickstart needs
-    digests.json, README.md
+    reference.safetensors        digests.json, README.md
 
 All weights are float16 safetensors in shards of less than 3 MB.
 """
@@ -23,8 +23,11 @@ from diffusers import (
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTextModelWithProjection
 
+from bench.worlds.shapes import SHIPPED_MEMBERS, SHIPPED_PROMPT_MEMBERS, reference, shapes
+from bench.worlds.shapes.banks import Banks
 from bench.worlds.shapes.make.words import tokenizer
 from bench.worlds.shapes.weights import sign
+from bench.worlds.shapes.world import REFERENCE, ShapesWorld
 from stitchvm.models import sd3
 
 SHARD = "2800KB"
@@ -76,6 +79,24 @@ def export(stages: Path, folder: Path) -> str:
         (folder / name / "preprocessor_config.json").write_text(json.dumps(PIXELS, indent=2))
     shutil.copytree(stages / "aesthetic" / "model", folder / "aesthetic")
     (folder / "README.md").write_text(card(stages, folder))
+    return sign(folder)
+
+
+def add_truth(folder: Path, prompts: int) -> str:
+    """Add the banks that the quickstart needs and the reference rollouts; returns the version.
+
+    Args:
+        folder: Signed weights without them.
+        prompts: How many of the world's prompts get a bank.
+    """
+    world = shapes(folder=str(folder))
+    assert isinstance(world, ShapesWorld)  # noqa: S101
+    banks = Banks(world.backbone, world.banks.towers, folder / "banks", world.version)
+    banks.cache = folder / "banks"  # made here, not in the user's cache
+    banks.data(SHIPPED_MEMBERS)
+    for caption in world.prompts[:prompts]:
+        banks.prompt(caption, SHIPPED_PROMPT_MEMBERS)
+    reference.make(world, (*world.rewards, *world.judges), folder / REFERENCE)
     return sign(folder)
 
 

@@ -22,8 +22,9 @@ from bench.worlds.shapes.make.words import tokenizer
 from bench.worlds.shapes.ratings import BROKEN, DOUBT, LIKING, WEAR, rating, tamper, wear
 from bench.worlds.shapes.scenes import Scenes, draw, render
 
-RECIPE = Recipe(steps=800, rate=4e-4, decay=0.02, check_every=100)
-PAIRS = 96
+RECIPE = Recipe(steps=900, rate=8e-4, decay=0.02, check_every=100)
+PAIRS = 128
+BESIDE = 0.1  # weight of the contrastive loss
 SCENES = 30_000
 
 Rule = Callable[[Told, list[int], list[str], torch.Generator], tuple[Tensor, Tensor]]
@@ -89,7 +90,7 @@ def train(folder: Path, clip_folder: Path, rule: Rule, seed: int) -> Iterator[di
         choice = binary_cross_entropy_with_logits(
             margin(clip, x, data.tokens(texts)), chosen.float()
         )
-        return choice + 0.5 * contrastive(clip, data, PAIRS, rng)
+        return choice + BESIDE * contrastive(clip, data, PAIRS // 2, rng)
 
     @torch.no_grad()
     def check(clip: nn.Module) -> dict[str, float]:
