@@ -15,11 +15,13 @@ from bench.metrics import METRICS
 from bench.metrics.value import Samples, rmse, skill
 from bench.report import (
     answer,
+    certainty,
     claims,
     estimators,
     facets,
     numbers,
     page,
+    pictures,
     plots,
     sweeps,
     tables,
@@ -28,6 +30,7 @@ from bench.report import (
 )
 from bench.report.labels import apart
 from bench.stats import mean_interval
+from bench.store import Store
 
 SIGMAS = (0.1, 0.25, 0.5, 0.75, 0.9)
 P, G, M, R = 10, 2, 4, 6
@@ -87,6 +90,7 @@ def row(facet, sigma, label, build, value, cost, settings=None, **others):  # no
         "sigma": sigma, "sigma_reference": sigma, "target": estimand, "estimand": estimand,
         "realises": "prompt", "n_prompts": P, "n_latents": P * G * M, "replicates": len(value),
         "z_digest": f"digest-{sigma}", "nonfinite": 0,
+        "truth_members": np.nan, "truth_floor": np.nan,
         **measured(value, facet, sigma, cosine),
         **spread("seconds", (time, 0.97 * time, 1.04 * time)),
         **spread("gradient_seconds", (3 * time, 2.9 * time, 3.2 * time)),
@@ -518,7 +522,9 @@ def test_latex_is_escaped():
 
 
 def verdicts(frame):
-    return {v.claim.statement.split(" (")[0]: v.verdict for v in claims.judge(frame)}
+    """What the Gaussian world says to each claim."""
+    judged = claims.judge(frame)
+    return {v.claim.statement.split(" (")[0]: v.in_world("gaussian") for v in judged}
 
 
 def test_every_claim_that_the_frame_can_test_holds_where_it_was_built_to():
@@ -803,3 +809,181 @@ def test_the_figure_of_solver_steps_shows_the_root_of_the_squared_bias():
     assert rooted[["rooted", "rooted_lo", "rooted_hi"]].iloc[0].tolist() == pytest.approx(
         [0.2, -0.1, 0.3]
     )
+
+
+# two worlds, one whose truth is an average
+
+
+FLOORS = {0.25: (1.2, 1e-40), 0.75: (40.0, 0.05)}  # sigma to effective members and floor
+
+
+@cache
+def both_worlds():
+    """Quadratic rewards in the Gaussian world, and CLIP's in the shapes world."""
+    frame = a_frame((0.25, 0.75))
+    exact = frame[(frame["reward"] == "quadratic") & (frame["estimand"] == "mean | prompt")]
+    known = {name: exact["sigma"].map({s: both[k] for s, both in FLOORS.items()})
+             for k, name in enumerate(("truth_members", "truth_floor"))}  # fmt: skip
+    bank = exact.assign(world="shapes", reward="clip", **known)
+    return pd.concat([exact, bank], ignore_index=True)
+
+
+def in_shapes():
+    return facet_of(both_worlds(), "Shapes world")
+
+
+def test_titles_name_the_world_where_there_are_several():
+    found = facets.split(both_worlds())
+    assert [(f.world, f.heading, f.title) for f in found] == [
+        ("gaussian", "Quadratic reward, mean value given the prompt",
+         "Gaussian world, quadratic reward, mean value given the prompt"),
+        ("shapes", "CLIP reward, mean value given the prompt",
+         "Shapes world, CLIP reward, mean value given the prompt"),
+    ]  # fmt: skip
+    assert "averages" not in found[0].about
+    assert found[1].about.endswith(
+        "The truth averages 1.2 to 40 effective members (median over the latents) and adds 0 to "
+        "0.050 to every RMSE, in quadrature. At sigma 0.25 that is hardly more than the reward of "
+        "the clean latent that was noised, and what it adds is a lower bound."
+    )
+
+
+def test_what_the_truth_of_a_world_is():
+    exact, bank = (facet.frame for facet in facets.split(both_worlds()))
+    assert certainty.of_world(exact) == "Its truth is exact."
+    assert "but not exact" in certainty.of_world(bank)
+    sized = bank.assign(**{"world.members": 4096, "world.prompt_members": 256})
+    assert "bank of clean latents (256 for each prompt; the noised" in certainty.of_world(sized)
+    assert "not known" in certainty.of_world(exact.assign(mse=np.nan))
+
+
+def test_tables_end_with_the_floor_of_the_truth(tmp_path):
+    table = tables.value_table(in_shapes().frame)
+    last = table.groupby("sigma").tail(1).set_index("sigma")
+    assert last["estimator"].tolist() == ["floor of the truth"] * 2
+    assert last["RMSE"].tolist() == ["unknown", "0.050"]
+    assert last.loc["0.75", "target"] == "truth averages 40 members"
+    assert tables.trust_table(in_shapes().frame)["floor of the truth"].tolist() == [
+        "unknown", "0.050",
+    ]  # fmt: skip
+    lines = tables.text(both_worlds()).splitlines()
+    (floor,) = [line for line in lines if line.startswith("floor of the truth")]
+    assert floor.split()[4:] == ["unknown", "0.050"]
+    assert "floor of the truth" not in tables.value_table(quadratic().frame)["estimator"].tolist()
+    tex = next(path for path in tables.write(both_worlds(), tmp_path) if path.name == "values.tex")
+    assert tex.read_text().count("floor of the truth") == 2  # of accuracy, not of cost
+
+
+def test_a_lower_bound_is_marked():
+    few = in_shapes().frame.assign(truth_members=1.5)
+    assert certainty.shown(few)[0.75]["RMSE"] == "\u2265 0.050"
+
+
+def test_a_truth_of_one_member_judges_no_gradient():
+    table = tables.value_table(in_shapes().frame).set_index(["sigma", "estimator"])
+    assert table.loc[("0.25", "tweedie"), "gradient cosine"] == numbers.MISSING
+    assert table.loc[("0.75", "tweedie"), "gradient cosine"] != numbers.MISSING
+
+
+@pytest.mark.parametrize(("name", "axes"), [("rmse", [0]), ("cost", [1]), ("particles", [1])])
+def test_the_floor_is_drawn_where_it_can_be_seen(name, axes):
+    look = estimators.palette(both_worlds())
+    figure = plots.FIGURES[name](in_shapes(), look)
+    drawn = [k for k, axis in enumerate(figure.axes) for line in axis.get_lines()
+             if line.get_label() == "floor of the truth"]  # fmt: skip
+    assert drawn == axes
+    exact = plots.FIGURES[name](facet_of(both_worlds(), "Gaussian"), look)
+    labels = {line.get_label() for axis in exact.axes for line in axis.get_lines()}
+    assert "floor of the truth" not in labels
+
+
+def test_worlds_are_judged_apart_and_an_average_only_by_what_it_can_judge():
+    judged = {v.claim.statement.split(" (")[0]: v.verdicts for v in claims.judge(both_worlds())}
+    by_average = {name: found["shapes"] for name, found in judged.items() if "shapes" in found}
+    assert by_average == {
+        "Tweedie's estimate of a nonlinear reward is biased, and more so at more noise": "held",
+        "Monte Carlo with the reversal kernel is unbiased at the most solver steps measured":
+            "undecided",
+        "Monte Carlo with another kernel is biased for the posterior": "held",
+        "Monte Carlo costs many times a Tweedie estimate": "held",
+        "The stitched value model is cheaper than a Tweedie estimate": "held",
+    }  # fmt: skip
+    in_gaussian = {name for name, found in judged.items() if found.get("gaussian") == "held"}
+    assert in_gaussian == {*by_average, "The error of unbiased Monte Carlo falls as 1 / sqrt(N)",
+                           "Realised clean rewards stand in for the truth"}  # fmt: skip
+
+
+def test_a_bias_clear_to_a_banks_truth_refutes_the_reversal():
+    frame = both_worlds()
+    chosen = (frame["world"] == "shapes") & (frame["estimator.kernel"] == "reversal")
+    found = claims.judge(changed(frame, chosen, bias_by_prompt=lambda x: x + 1))
+    (verdict,) = [v for v in found if "reversal kernel" in v.claim.statement]
+    assert verdict.verdicts == {"gaussian": "held", "shapes": "did not hold"}
+
+
+def test_costs_are_over_plain_tweedies():
+    frame = quadratic().frame
+    plain = frame[frame["estimator"] == "tweedie"]
+    others = [
+        plain.assign(estimator="a tweedie", seconds=1e-9, **{setting: value})
+        for setting, value in (("estimator.decoder", "tiny"), ("estimator.reuse", True))
+    ]
+    found = trust.tweedie_seconds(pd.concat([*others, frame]))
+    assert found.tolist() == trust.tweedie_seconds(frame).tolist()
+
+
+def test_the_answer_at_a_glance():
+    table = answer.glance([quadratic()])
+    assert table.columns.tolist() == ["what is estimated", *(f"{s:g}" for s in SIGMAS)]
+    (row,) = table.to_numpy().tolist()
+    assert row[1] == "tweedie (1.0\u00d7)"
+    assert row[-1] == "constant"  # its time says nothing
+
+
+def with_pictures(path, prompts):
+    """A store whose truth of the shapes world kept pictures."""
+    frame = both_worlds()
+    at = (frame["world"] == "shapes") & (frame["estimator"] == "truth")
+    rng = generator("pictures")
+    clean = np.broadcast_to(rng.integers(0, 256, (2, 3, 8, 8), dtype=np.uint8), (2, 2, 3, 8, 8))
+    arrays = {"pictures_clean": clean, "sigma": np.array([0.25, 0.75]),
+              "pictures_posterior_mean": 255 - clean}  # fmt: skip
+    if prompts:
+        arrays["pictures_prompts"] = np.array([prompts, prompts])
+    folder = path / "cells" / frame.loc[at, "cell"].iloc[0] / "0001"
+    folder.mkdir(parents=True)
+    np.savez(folder / "samples.npz", **arrays)
+    return Store(path)
+
+
+@pytest.mark.parametrize("prompts", [["a red disc & a ring", "two stars"], []])
+def test_pictures_stand_beside_their_prompts(tmp_path, prompts):
+    (shown,) = pictures.collect(with_pictures(tmp_path, prompts), both_worlds())
+    assert shown.world == "shapes"
+    assert shown.prompts == (prompts or ["prompt 1", "prompt 2"])
+    assert pictures.headings(shown) == ["clean", "\u03c3 = 0.25", "\u03c3 = 0.75"]
+    clean, *means = pictures.row(shown, 1)
+    assert all((mean == 255 - clean).all() for mean in means)
+    paths = pictures.write([shown], tmp_path)
+    assert [path.name for path in paths] == ["pictures.png", "pictures.pdf"]
+
+
+def test_a_store_without_arrays_has_no_pictures(tmp_path):
+    assert pictures.collect(Store(tmp_path), both_worlds()) == []
+    assert pictures.write([], tmp_path) == []
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_a_page_of_two_worlds_says_what_each_is(tmp_path):
+    frame = both_worlds()
+    frame = frame[frame["estimator"].isin(["truth", "constant", "tweedie"])]
+    seen = pictures.collect(with_pictures(tmp_path, ["a red disc & a ring", "two stars"]), frame)
+    text = page.write(frame, plots.figures(frame), [], [], tmp_path / "i.html", seen).read_text()
+    assert text.count("<h3>Gaussian world</h3>") == text.count("<h3>Shapes world</h3>") == 2
+    assert text.count("Its truth is exact.") == 1
+    assert "Shapes world: held" in text
+    assert "Floor of the truth: The RMSE that" in text
+    images = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="([^"]+)">', text)
+    assert len(images) == 6
+    assert images[0] == "a red disc &amp; a ring, clean"
+    assert "image-rendering: pixelated" in text

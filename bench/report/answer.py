@@ -1,14 +1,39 @@
-"""The answer of a facet in one plain sentence."""
+"""The answer: at a glance for a world, in one plain sentence for a facet."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from bench.report import numbers
+from bench.report import numbers, trust
+from bench.report.facets import Facet
+from bench.report.numbers import MISSING
 
 Row = Mapping[Any, Any]
 EXACT = 1e-9  # in units of the reward, which are of order 1
+
+
+def glance(facets: Iterable[Facet]) -> pd.DataFrame:
+    """Whom to trust, a row for each facet and a column for each noise level, as text."""
+    found = {facet.heading: _glance(facet) for facet in facets}
+    sigmas = sorted({sigma for row in found.values() for sigma in row})
+    rows = [
+        {"what is estimated": heading} | {f"{s:g}": row.get(s, MISSING) for s in sigmas}
+        for heading, row in found.items()
+        if row
+    ]
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _glance(facet: Facet) -> dict[float, str]:
+    """Noise level to the trusted estimator and its time over Tweedie's."""
+    constants = set(trust.constants(facet.frame)["estimator"])
+    found = {}
+    for row in trust.trust(facet.frame).to_dict("records"):
+        untimed = pd.isna(row["cost"]) or row["recommended"] in constants
+        time = "" if untimed else f" ({numbers.times(row['cost'])})"
+        found[row["sigma"]] = f"{row['recommended']}{time}"
+    return found
 
 
 def sentence(table: pd.DataFrame, constants: set[str]) -> str:

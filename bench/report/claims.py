@@ -1,8 +1,8 @@
 """What is claimed about value estimators, and what this frame says to it.
 
 A claim has a fixed rule that turns each facet it applies to into evidence: held, not held, or
-undecided where the data are too few to tell, with the figures behind it.  One facet where it did
-not hold refutes it; it held if it held in all.
+undecided where the data are too few to tell, with the figures behind it.  Worlds are judged apart:
+one facet where it did not hold refutes it in that world; it held there if it held in all.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,11 +27,21 @@ class Claim(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A claim with what the frame says to it."""
+    """A claim with what the frame says to it.
+
+    Attributes:
+        claim: What is claimed.
+        verdicts: World to verdict, of the worlds that have evidence.
+        evidence: Of all facets that it applies to.
+    """
 
     claim: Claim
-    verdict: str
+    verdicts: dict[str, str]
     evidence: list[Evidence]
+
+    def in_world(self, world: str) -> str:
+        """What one world says to it."""
+        return self.verdicts.get(world, UNTESTED)
 
 
 def _untested(_: Facet) -> Iterator[Evidence]:
@@ -39,41 +49,43 @@ def _untested(_: Facet) -> Iterator[Evidence]:
 
 
 PAPER = "arXiv:2605.19804"
+EXACT = "judged where the truth is exact"
 LATER = "needs alignment runs, which this suite has none of"
 
 CLAIMS = (
     Claim(
         "Tweedie's estimate is exact for a reward linear in the latent",
         "by linearity; Chung et al., 2022, arXiv:2209.14687",
-        "RMSE below 1e-8 in float64, 1e-4 in float32, at every noise level",
+        f"RMSE below 1e-8 in float64, 1e-4 in float32, at every noise level; {EXACT}",
         judges.tweedie_exact,
     ),
     Claim(
         "Tweedie's estimate of a nonlinear reward is biased, and more so at more noise",
         f"Jensen gap; {PAPER}",
         "squared bias per latent clearly above 0 at every noise level, and clearly larger at the "
-        "highest than at the lowest; it did not hold if clearly smaller",
+        "highest than at the lowest; it did not hold if clearly smaller; with a bank's truth the "
+        "size of the mean bias instead",
         judges.tweedie_biased,
     ),
     Claim(
         "Monte Carlo with the reversal kernel is unbiased at the most solver steps measured",
         "nu^2 = 2t/(1-t) reverses the forward process",
         "at the most solver steps, neither bias nor squared bias per latent is clearly off 0, at "
-        "any noise level and N",
+        "any noise level and N; with a bank's truth bias alone, which can only refute it",
         judges.reversal_unbiased,
     ),
     Claim(
         "Monte Carlo with another kernel is biased for the posterior",
         "it keeps the marginals, not p(z_0 | z_t)",
         "for each kernel, bias or squared bias is clearly off 0 at some noise level, or it is "
-        "undecided",
+        "undecided; with a bank's truth bias alone",
         judges.others_biased,
     ),
     Claim(
         "The error of unbiased Monte Carlo falls as 1 / sqrt(N)",
         "variance Var[r | z_t] / N",
         "the slope of log RMSE against log N, at three N or more, is -0.5 +- 0.05 at every noise "
-        "level; it did not hold where an interval misses that range",
+        f"level; it did not hold where an interval misses that range; {EXACT}",
         judges.root_n,
     ),
     Claim(
@@ -94,14 +106,14 @@ CLAIMS = (
         "The soft value from finitely many rollouts is biased low",
         "log-mean-exp is concave (Jensen)",
         "at the smallest N, bias clearly below 0 at some noise level; did not hold: clearly above "
-        "at one",
+        f"at one; {EXACT}",
         judges.soft_low,
     ),
     Claim(
         "Realised clean rewards stand in for the truth",
         "E[r(z_0) | z_t] is what they scatter around",
         "neither bias, nor any difference in MSE to the constant, is clearly different when "
-        "measured against realised rewards",
+        f"measured against realised rewards; {EXACT}",
         judges.realised_agrees,
     ),
     Claim("Guidance with a stitched value is 3.2 times as fast as classic DPS, at half its memory",
@@ -120,15 +132,14 @@ def judge(frame: pd.DataFrame) -> list[Verdict]:
     facets = split(frame)
     out = []
     for claim in CLAIMS:
-        found = [e for facet in facets for e in claim.judge(facet)]
-        out.append(Verdict(claim, _verdict(found), found))
+        found = [(facet.world, e) for facet in facets for e in claim.judge(facet)]
+        worlds = dict.fromkeys(world for world, _ in found)
+        verdicts = {w: _verdict([e.held for world, e in found if world == w]) for w in worlds}
+        out.append(Verdict(claim, verdicts, [e for _, e in found]))
     return out
 
 
-def _verdict(found: list[Evidence]) -> str:
-    if not found:
-        return UNTESTED
-    held = [e.held for e in found]
+def _verdict(held: list[bool | None]) -> str:
     if False in held:
         return FAILED
     return OPEN if None in held else HELD

@@ -16,6 +16,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bench.report import certainty
 from bench.report.estimators import Style
 
 STYLE = Path(__file__).parent / "paper.mplstyle"
@@ -23,6 +24,7 @@ LEGEND_ROW = 0.15  # inches
 PANELS = 3  # in a row
 FIT = 16  # entries of a legend in a cell of the grid
 SPARE = "spare"  # label of a cell of the grid without a panel
+FLOOR = Style("#888888", "_", ":")
 DODGE = 0.012  # of the axis, over all series: points at one x stay apart
 
 Array = npt.NDArray[np.float64]
@@ -90,6 +92,11 @@ def series(rows: pd.DataFrame, name: str, style: Style, x: str, y: str) -> Serie
     numbers = [rows[c].to_numpy(dtype=float) if c in rows else np.full(len(rows), np.nan)
                for c in (x, y, f"{y}_lo", f"{y}_hi")]  # fmt: skip
     return Series(name, style, *numbers)
+
+
+def floor(rows: pd.DataFrame) -> Series:
+    """What the truth adds to every RMSE, against the noise level; empty where it is exact."""
+    return series(certainty.floors(rows), certainty.FLOOR, FLOOR, "sigma", "truth_floor")
 
 
 def points(axis: Axes, shown: Iterable[Series], *, joined: bool = True) -> None:

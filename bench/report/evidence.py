@@ -1,5 +1,9 @@
 """What claims are judged by: rows of a facet, tests over prompts, ratios of times.
 
+Where the truth is an average over a bank, only what has the same expectation under it is judged:
+the bias of mean values, and costs.  RMSE and squared bias contain the truth's own variance, and a
+bank holds the very latents that were noised.
+
 *Clearly* means at 0.05, Holm-adjusted over the tests that a rule makes in one facet.  An estimator
 is held to a bias only where what it declares to aim at is what it is judged against.
 """
@@ -10,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.report import numbers, trust
+from bench.report import certainty, numbers, trust
 from bench.report.estimators import order
 from bench.report.facets import Facet
 from bench.stats import Interval, holm, log_ratio_interval, mean_interval, paired
@@ -66,6 +70,35 @@ def monte_carlo(facet: Facet, value: str | None, kernels: Iterable[str] | None) 
 def aiming(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows judged against what they aim at."""
     return rows[(rows["target"] == rows["estimand"]) & rows["bias"].notna()]
+
+
+def biases(rows: pd.DataFrame) -> tuple[str, ...]:
+    """The metrics of bias that the truth of these rows can judge."""
+    return ("bias", "squared_bias") if certainty.is_exact(rows) else ("bias",)
+
+
+def growth(low: pd.Series, high: pd.Series, metric: str) -> int:
+    """Whether a metric is clearly larger (1) or smaller (-1) in the second row; of bias its size.
+
+    A signed metric is turned by the sign of its mean.
+    """
+    sizes = [row[f"{metric}_by_prompt"] for row in (high, low)]
+    if metric == "bias":
+        sizes = [np.sign(np.nanmean(x)) * x for x in sizes]
+    found = paired(*sizes)
+    return int(np.sign(found.difference.mean)) if found.p < trust.ALPHA else 0
+
+
+def growth_text(low: pd.Series, high: pd.Series, metric: str) -> str:
+    """The bias at the lowest and at the highest noise level."""
+    if metric == "bias":
+        ends = [f"{numbers.of(row, 'bias')} at sigma {row['sigma']:g}" for row in (low, high)]
+        return f"mean bias {', '.join(ends)}"
+    roots = [numbers.plain(max(row["squared_bias"], 0) ** 0.5, 2) for row in (low, high)]
+    return (
+        f"root of the squared bias {roots[0]} at sigma {low['sigma']:g}, {roots[1]} at "
+        f"{high['sigma']:g}; mean bias there {numbers.of(high, 'bias')}"
+    )
 
 
 def tests_of(rows: pd.DataFrame, *metrics: str) -> list[Tested]:

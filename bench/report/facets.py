@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.frame import FACET
+from bench.report import certainty
 
 COORDINATES = tuple(FACET)
 RUN = ("quick", "seed", "dtype", "device", "threads")  # one store may hold several; they don't mix
@@ -36,6 +37,7 @@ WORDS = {
     ("grid", "snr"): "noise levels matched by signal-to-noise ratio to a 128 x 128 latent",
     ("quick", True): "shortened run",
 }
+REWARDS = {"clip": "CLIP", "hps": "HPS", "pick": "Pick"}  # as people write them
 POSTERIORS = {"prompt": "given the prompt", "data": "whatever the prompt"}
 
 
@@ -43,13 +45,17 @@ class Facet(NamedTuple):
     """One comparison.
 
     Attributes:
-        title: What is valued, short enough for a heading.
-        about: The rest of the coordinates in words.
+        world: Where.
+        heading: What is valued, short enough for a heading under the world's.
+        title: The same with the world, where the frame has several.
+        about: The rest of the coordinates in words, and how well the truth is known.
         slug: For file names and anchors; unique within a frame.
         frame: Its rows.
         failures: Its cells without rows.
     """
 
+    world: str
+    heading: str
     title: str
     about: str
     slug: str
@@ -58,7 +64,7 @@ class Facet(NamedTuple):
 
 
 def split(frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]] = ()) -> list[Facet]:
-    """The facets of a frame, the plainest first, then in alphabetical order.
+    """The facets of a frame by world, the plainest first, then in alphabetical order.
 
     Args:
         frame: Rows of results.
@@ -73,10 +79,14 @@ def split(frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]] = ()) -> li
     facets: list[Facet] = []
     groups = [(dict(zip(keys, values, strict=True)), rows)
               for values, rows in frame.groupby(keys, dropna=False)]  # fmt: skip
-    for at, rows in sorted(groups, key=lambda group: _unusual(group[0])):
+    for at, rows in sorted(groups, key=lambda group: (group[0]["world"], _unusual(group[0]))):
         mine = [f for f in failures if all(f[name] == at[name] for name in CELL)]
         slug = _slug(at, several, {facet.slug for facet in facets})
-        facets.append(Facet(_title(at, several), _about(at), slug, comparable(rows), mine))
+        heading, shown = _heading(at, several), comparable(rows)
+        place = f"{at['world']} world, " if "world" in several else ""
+        about = " ".join(filter(None, [_about(at), certainty.sentence(shown)]))
+        title = _capital(place + heading)
+        facets.append(Facet(at["world"], _capital(heading), title, about, slug, shown, mine))
     return facets
 
 
@@ -131,19 +141,22 @@ def _slug(at: Mapping[str, Any], several: list[str], taken: set[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _title(at: Mapping[str, Any], several: list[str]) -> str:
+def _heading(at: Mapping[str, Any], several: list[str]) -> str:
     """Reward and estimand, and whatever else tells this facet from the frame's others."""
-    title = f"{at['reward']} reward, {estimand(at['estimand'])}"
-    marks = [
-        f"{name} {at[name]}" for name in several if name not in {"reward", "estimand", "quick"}
-    ]
+    apart = {"world", "reward", "estimand", "quick"}  # in the title, or marked another way
+    marks = [f"{name} {at[name]}" for name in several if name not in apart]
     if "quick" in several and at["quick"]:
         marks.append("quick")
-    return title[0].upper() + title[1:] + (f" ({', '.join(marks)})" if marks else "")
+    heading = f"{REWARDS.get(at['reward'], at['reward'])} reward, {estimand(at['estimand'])}"
+    return heading + (f" ({', '.join(marks)})" if marks else "")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _about(at: Mapping[str, Any]) -> str:
     names = ("latents", "pairing", "group", "grid", "variant")
     parts = [WORDS.get((name, at[name]), f"{name} {at[name]}") for name in names]
     latents = ", ".join(filter(None, parts))
-    return f"{at['world'].capitalize()} world. Judged against {at['estimand']}, on {latents}."
+    return f"{_capital(at['world'])} world. Judged against {at['estimand']}, on {latents}."

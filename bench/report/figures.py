@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.report import drawing, scales, sweeps
+from bench.report import certainty, drawing, scales, sweeps
 from bench.report.drawing import Series
 from bench.report.estimators import MOST, Palette, headline
 from bench.report.facets import Facet
@@ -27,16 +27,19 @@ def bias(facet: Facet, look: Palette) -> Figure | None:
 
 
 def error(facet: Facet, look: Palette) -> Figure | None:
-    """RMSE against the noise level."""
-    lines = _lines(facet, look, "sigma", "rmse")
+    """RMSE against the noise level; the floor of the truth, where it has one, for the truth."""
+    frame = facet.frame
+    others = frame[(frame["estimator_build"] != "truth") | frame["truth_floor"].isna()]
+    lines = _lines(facet._replace(frame=others), look, "sigma", "rmse")
     if not lines:
         return None
     out, (axis,) = drawing.figure(_title(facet, lines, "rmse"))
     visible, note = scales.log_axis(axis, lines)
     axis.set_title(note, loc="right", fontsize=7, color="#555555")
     drawing.points(axis, visible)
+    floor = scales.floor_line(axis, drawing.floor(frame))
     scales.plain_logs(axis)
-    return _finished(out, axis, visible, "RMSE (units of the reward)")
+    return _finished(out, axis, [*visible, floor], "RMSE (units of the reward)")
 
 
 def skill(facet: Facet, look: Palette) -> Figure | None:
@@ -69,6 +72,7 @@ def cost(facet: Facet, look: Palette) -> Figure | None:
         for name, style in look.styles.items():
             one = drawing.series(rows[rows["estimator"] == name], name, style, "seconds", "rmse")
             drawing.points(axis, [one], joined=False)
+        scales.floor_level(axis, drawing.floor(rows))
         axis.set_title(rf"$\sigma$ = {sigma:g}")
         scales.plain_logs(axis)
     drawing.label(out, axes, "time per value", "RMSE (units of the reward)")
@@ -98,7 +102,8 @@ def ranking(facet: Facet, look: Palette) -> Figure | None:
 
 def gradient(facet: Facet, look: Palette) -> Figure | None:
     """Cosine between the estimator's gradient and the true one, against the noise level."""
-    lines = _lines(facet, look, "sigma", "gradient_cosine")
+    frame = facet.frame[certainty.has_gradient(facet.frame)]
+    lines = _lines(facet._replace(frame=frame), look, "sigma", "gradient_cosine")
     if not lines:
         return None
     out, (axis,) = drawing.figure(_title(facet, lines, "gradient_cosine"))

@@ -2,6 +2,14 @@
 
 from bench.metrics import METRICS
 
+WORLDS = {
+    "gaussian": "Latents are a mixture of Gaussians, and rewards are linear, quadratic or sigmoid "
+    "in a linear network of the decoded latent: every value has a closed form, the sigmoid's up "
+    "to a quadrature good to eight digits.",
+    "shapes": "Captioned 32 x 32 pictures of flat shapes, and a trained miniature of Stable "
+    "Diffusion 3.5 (autoencoder, text encoder, flow transformer) with the rewards CLIP, aesthetic "
+    "and HPS, trained in miniature too.",
+}
 IDEAS = {
     "noisy latent z_t, noise level sigma": "A clean latent z_0 (what an image is decoded from) "
     "mixed with Gaussian noise: z_t = (1 - t) z_0 + t eps, sigma = t. At 0 it is clean, at 1 pure "
@@ -16,6 +24,15 @@ IDEAS = {
     "Where they differ, part of the bias is a difference of aims.",
     "data and sampler latents": "Clean latents of the data with noise added, or latents that a "
     "sampler passed through on its way.",
+    "truth": "What estimators are judged against. Exact where a world has closed forms. Else an "
+    "average over a bank: the rewards of clean latents, weighted by how likely each is to have "
+    "become the noisy latent; the clean latent that was noised is one of them.",
+    "floor of the truth": "The RMSE that a truth which is an average has itself, estimated from "
+    "the two halves of its bank. Absolute RMSE contains this constant (mean squared errors add); "
+    "signed biases of mean values and differences of squared errors do not. Squared biases, and "
+    "ratios such as skill or a quarter of an RMSE, contain it too and make estimators look more "
+    "alike. "
+    "With fewer than two effective members it is a lower bound (\u2265): the bank cannot tell.",
     "realised reward": "The reward of the very clean latent that was noised. On average it equals "
     "the true value, so it can stand in for the truth where that is unknown.",
     "95 % interval": "In [brackets]. Latents of one prompt are not independent, so each prompt "
@@ -26,16 +43,17 @@ IDEAS = {
     "prove that two are equal.",
 }
 REFERENCES = {
-    "truth": "The exact value, where the world knows it.",
+    "truth": "The value that all others are judged against: its own errors are 0 by definition.",
     "constant": "The prompt's value before anything is seen, whatever the latent looks like: the "
     "bar to clear.",
     "terminal": "The reward of the noisy latent taken as if it were clean.",
     "tweedie": "The reward of the denoiser's one-step guess of the clean latent.",
     "MC (monte_carlo)": "The average reward of N rollouts of k solver steps from the noisy "
     "latent. The kernel is how they are drawn: only reversal (and exact, which needs the truth) "
-    "ends in the posterior; ode, square, sigma and flow_grpo keep the noise levels' distributions "
-    "but finish a given latent differently. Its times include drawing random numbers, one "
-    "reproducible stream per rollout: about a third of them on one CPU thread.",
+    "ends in the posterior, given a good denoiser and enough steps; ode, square, sigma and "
+    "flow_grpo keep the noise levels' distributions but finish a given latent differently. Its "
+    "times include drawing random numbers, one reproducible stream per rollout: about a third of "
+    "them on one CPU thread.",
     "linear stitch (linear_stitch)": "A frozen generator's first blocks joined to a reward "
     "model's last blocks by a closed-form linear layer: stage 1 of StitchVM. The published method "
     "also finetunes the result.",

@@ -7,10 +7,10 @@ from bench.report.facets import strangers
 
 
 def measured(frame: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """Suite to what a methods section says of it, by heading."""
+    """Suite and world to what a methods section says of them, by heading."""
     return {
-        str(suite) + (" (quick)" if quick else ""): _suite(rows)
-        for (suite, quick), rows in frame.groupby(["suite", "quick"], sort=False)
+        f"{suite}{' (quick)' if quick else ''}: {str(world).capitalize()} world": _suite(rows)
+        for (suite, quick, world), rows in frame.groupby(["suite", "quick", "world"], sort=False)
     }
 
 

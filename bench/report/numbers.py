@@ -14,6 +14,7 @@ Row = Mapping[Any, Any] | pd.Series
 MISSING = "\u2013"  # never 0, never empty
 SECOND_DIGIT = 3.55  # a half-width below it shows two digits, else one (Particle Data Group)
 SMALLEST_PLAIN, LARGEST_PLAIN = 1e-4, 1e5  # numbers outside are written as 1.2e-17
+CALLS = ("velocity", "trunk", "blocks", "decode", "reward", "tail")
 
 
 def plain(x: float | None, digits: int = 3) -> str:
@@ -96,6 +97,17 @@ def size(x: float | None) -> str:
         if x >= scale:
             return f"{plain(x / scale, 2)} {unit}"
     return f"{plain(x, 2)} B"
+
+
+def calls(row: Row) -> str:
+    """What one value asks of the models: `512 velocity, 16 decode, 16 reward`."""
+    made = {kind: row[f"calls_{kind}"] for kind in CALLS}
+    if all(pd.isna(number) for number in made.values()):
+        return MISSING
+    if not pd.isna(made["velocity"]) and made["velocity"] > 0 and not made["trunk"]:
+        made["blocks"] = 0  # a velocity runs them all
+    shown = [f"{n:g} {kind}" for kind, n in made.items() if not pd.isna(n) and n > 0]
+    return ", ".join(shown) or "none"
 
 
 def times(x: float) -> str:

@@ -11,9 +11,20 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bench.report import answer, claims, facets, glossary, plots, tables, trust
+from bench.report import (
+    answer,
+    certainty,
+    claims,
+    facets,
+    glossary,
+    pictures,
+    plots,
+    tables,
+    trust,
+)
 from bench.report.facets import Facet
 from bench.report.measured import measured, warnings
+from bench.report.pictures import Pictures
 
 HERE = Path(__file__).parent
 CAPTIONS = {
@@ -31,6 +42,14 @@ CAPTIONS = {
     "realised": "Bias measured without knowing the truth, against the bias to the truth. On the "
     "diagonal both agree.",
 }
+FLOOR = "Dotted: the floor of the truth, which is an average itself and adds this to every RMSE."
+OF_AVERAGES = {  # what to add where the truth is an average
+    "rmse": FLOOR,
+    "cost": FLOOR,
+    "particles": FLOOR,
+    "gradient": "Not shown where the truth averages fewer than two members: it has no gradient "
+    "there.",
+}
 SHORT = {
     "ranking": "ranking",
     "particles": "number of rollouts",
@@ -46,6 +65,7 @@ def write(
     failures: Iterable[Mapping[str, Any]],
     problems: Iterable[str],
     out: Path,
+    seen: Iterable[Pictures] = (),
 ) -> Path:
     """Write the page.
 
@@ -55,6 +75,7 @@ def write(
         failures: Cells without a result: their coordinates, status and reason.
         problems: Records that could not be read.
         out: The file.
+        seen: What worlds look like, `pictures.collect`.
     """
     failures = list(failures)
     environment = Environment(
@@ -65,7 +86,7 @@ def write(
         lstrip_blocks=True,
     )
     html = environment.get_template("page.html").render(
-        facets=[_facet(facet, drawn[facet.slug]) for facet in facets.split(frame, failures)],
+        worlds=_worlds(facets.split(frame, failures), drawn, list(seen)),
         verdicts=claims.judge(frame),
         measured=measured(frame) if len(frame) else {},
         suites=_suites(frame),
@@ -73,6 +94,7 @@ def write(
         failures=failures,
         problems=[*problems, *warnings(frame)],
         ideas=glossary.IDEAS,
+        floor=None if frame.empty or certainty.is_exact(frame) else certainty.FLOOR,
         references=glossary.REFERENCES,
         columns=glossary.columns(),
     )
@@ -81,10 +103,45 @@ def write(
     return out
 
 
+def _worlds(
+    found: list[Facet], drawn: plots.Figures, seen: list[Pictures]
+) -> list[dict[str, Any]]:
+    """Each world with its facets."""
+    out = []
+    for world in dict.fromkeys(facet.world for facet in found):
+        mine = [facet for facet in found if facet.world == world]
+        rows = pd.concat([facet.frame for facet in mine])
+        out.append({
+            "name": world,
+            "about": glossary.WORLDS.get(world, ""),
+            "truth": certainty.of_world(rows),
+            "glance": answer.glance(mine),
+            "facets": [_facet(facet, drawn[facet.slug]) for facet in mine],
+            "pictures": [_grid(shown) for shown in seen if shown.world == world],
+        })  # fmt: skip
+    return out
+
+
+def _grid(shown: Pictures) -> dict[str, Any]:
+    """Pictures by prompt, each with its place in words."""
+    heads = pictures.headings(shown)
+    rows = [
+        (prompt, [(_source("png", pictures.png(picture)), f"{prompt}, {head}")
+                  for head, picture in zip(heads, pictures.row(shown, k), strict=True)])
+        for k, prompt in enumerate(shown.prompts)
+    ]  # fmt: skip
+    return {"headings": heads, "rows": rows}
+
+
+def _source(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
 def _facet(facet: Facet, drawn: Mapping[str, Any]) -> dict[str, Any]:
     constants = set(trust.constants(facet.frame)["estimator"])
-    images = [_image(name, facet.title, figure) for name, figure in drawn.items()]
+    images = [_image(name, facet, figure) for name, figure in drawn.items()]
     return {
+        "heading": facet.heading,
         "title": facet.title,
         "about": facet.about,
         "slug": facet.slug,
@@ -96,14 +153,16 @@ def _facet(facet: Facet, drawn: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _image(name: str, title: str, figure: Any) -> dict[str, Any]:  # noqa: ANN401
-    svg = base64.b64encode(plots.rendered(figure, "svg")).decode()
+def _image(name: str, facet: Facet, figure: Any) -> dict[str, Any]:  # noqa: ANN401
+    caption = CAPTIONS[name]
+    if name in OF_AVERAGES and not certainty.is_exact(facet.frame):
+        caption = f"{caption} {OF_AVERAGES[name]}"
     return {
         "name": name,
         "short": SHORT.get(name, name),
-        "source": f"data:image/svg+xml;base64,{svg}",
-        "caption": CAPTIONS[name],
-        "alt": f"{title}: {CAPTIONS[name]} The numbers are in the full table.",
+        "source": _source("svg+xml", plots.rendered(figure, "svg")),
+        "caption": caption,
+        "alt": f"{facet.title}: {caption} The numbers are in the full table.",
         "wide": figure.get_figwidth() > 6,  # noqa: PLR2004 - inches
     }
 

@@ -10,6 +10,7 @@ from bench.report.drawing import Series
 
 NOTHING = 1e-7  # of the largest: what a logarithmic axis cannot show beside it
 REACH = 4.0  # factor: how far below its point an interval that reaches 0 is drawn
+DEEP = 10.0  # factor below the axis: how far it is extended for the floor of the truth
 WIDE = 12.0  # maximum over median above which a signed axis is logarithmic outside its middle
 LINEAR_SKILL = 1.0  # below minus this the axis of skills is logarithmic: some are very bad
 DECADES = 1e5  # a logarithmic axis that spans less is labelled in plain numbers
@@ -32,6 +33,28 @@ def log_axis(axis: Axes, shown: list[Series]) -> tuple[list[Series], str]:
     axis.set_yscale("log")
     note = f"0 up to rounding: {', '.join(exact)}" if exact else ""
     return [s for s in kept if s.x.size], note
+
+
+def floor_line(axis: Axes, floor: Series) -> Series:
+    """Draw what the truth adds to every RMSE, once all else is drawn.
+
+    Returns:
+        What of it is seen: nothing that lies far below all else.
+    """
+    seen = floor.y > axis.get_ylim()[0] / DEEP
+    floor = Series(floor.name, floor.style, *(numbers[seen] for numbers in floor[2:]))
+    if seen.any():
+        colour, marker, line = floor.style
+        axis.plot(floor.x, floor.y, color=colour, marker=marker, linestyle=line, linewidth=0.9,
+                  label=floor.name, zorder=1)  # fmt: skip
+    return floor
+
+
+def floor_level(axis: Axes, floor: Series) -> None:
+    """The same at one noise level, whatever the abscissa."""
+    for height in floor.y[floor.y > axis.get_ylim()[0] / DEEP]:
+        axis.axhline(height, color=floor.style.colour, linestyle=floor.style.line, linewidth=0.9,
+                     label=floor.name, zorder=1)  # fmt: skip
 
 
 def signed_axis(axis: Axes, shown: list[Series]) -> str:

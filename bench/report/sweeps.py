@@ -30,6 +30,7 @@ def particles(facet: Facet, look: Palette) -> Figure | None:
         for s in lines[:1]:
             guide = s.y[0] * (counts / s.x[0]) ** -0.5
             axis.plot(counts, guide, ":", color="#555555", linewidth=1, label=r"slope $-1/2$")
+        scales.floor_level(axis, drawing.floor(facet.frame[facet.frame["sigma"] == sigma]))
         axis.set_title(rf"$\sigma$ = {sigma:g}")
         scales.plain_logs(axis)
     drawing.label(out, axes, "rollouts N", "RMSE (units of the reward)")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report import numbers, trust
+from bench.report import certainty, numbers, trust
 from bench.report.estimators import order
 from bench.report.facets import Facet, split
 from bench.report.numbers import MISSING
@@ -20,20 +20,6 @@ from bench.report.verdicts import verdicts
 
 Failures = Iterable[Mapping[str, Any]]
 Row = Mapping[Any, Any]
-
-CALLS = ("velocity", "trunk", "blocks", "decode", "reward", "tail")
-
-
-def calls(row: Row) -> str:
-    """What one value asks of the models: `512 velocity, 16 decode, 16 reward`."""
-    made = {kind: row[f"calls_{kind}"] for kind in CALLS}
-    if all(pd.isna(number) for number in made.values()):
-        return MISSING
-    if not pd.isna(made["velocity"]) and made["velocity"] > 0 and not made["trunk"]:
-        made["blocks"] = 0  # a velocity runs them all
-    shown = [f"{n:g} {kind}" for kind, n in made.items() if not pd.isna(n) and n > 0]
-    return ", ".join(shown) or "none"
-
 
 SHOWN: dict[str, Callable[[Row], str]] = {  # heading to text of a row
     "target": lambda row: str(row["target"]),
@@ -45,11 +31,11 @@ SHOWN: dict[str, Callable[[Row], str]] = {  # heading to text of a row
     "Spearman": lambda row: numbers.fixed(row["spearman"]),
     "pairwise": lambda row: numbers.fixed(row["pairwise"]),
     "regret": lambda row: numbers.plain(row["regret"], 2),
-    "gradient cosine": lambda row: numbers.fixed(row["gradient_cosine"]),
-    "gradient error": lambda row: numbers.plain(row["gradient_error"], 2),
+    "gradient cosine": lambda row: numbers.fixed(certainty.gradient(row, "gradient_cosine")),
+    "gradient error": lambda row: numbers.plain(certainty.gradient(row, "gradient_error"), 2),
     "time per value": lambda row: numbers.seconds(row["seconds"]),
     "peak memory": lambda row: numbers.size(row["peak_live_bytes"]),
-    "calls per value": calls,
+    "calls per value": numbers.calls,
 }
 COLUMN, TIME = 16, 8  # characters
 MARKS = {"best": "*", "as good": "~"}
@@ -72,8 +58,9 @@ def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
     Returns:
         Columns sigma, estimator, those of `SHOWN`, and two verdicts on the MSE: "against constant"
         (better, unclear, worse) and "against best" (best, as good, unclear, worse): `verdicts`.
+        Where the truth is an average, the last row of a noise level is its floor.
     """
-    found = verdicts(frame)
+    found, floors = verdicts(frame), certainty.shown(frame)
     sigmas = sorted(frame["sigma"].unique())
     failed = {str(f["estimator"]): f for f in failures}
     rows = {(row["sigma"], row["estimator"]): row for row in frame.to_dict("records")}
@@ -87,13 +74,15 @@ def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
                 out.append(place | shown | found[sigma, name])
             elif name in failed:
                 out.append(place | _failed(failed[name]))
+        if sigma in floors:
+            out.append({"sigma": f"{sigma:g}", "estimator": certainty.FLOOR} | floors[sigma])
     columns = ["sigma", "estimator", *SHOWN, "against constant", "against best"]
     return pd.DataFrame(out, columns=columns, dtype=object).fillna(MISSING)
 
 
 def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
     """The answer for one facet, as text: whom to trust at each noise level, at what cost."""
-    out = []
+    out, floors = [], certainty.shown(frame)
     for row in trust.trust(frame).to_dict("records"):
         lowest = f" (lowest, {numbers.plain(row['best_rmse'])})"
         others = [
@@ -112,7 +101,9 @@ def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
             "as good, but dearer": ", ".join(others) or MISSING,
             "detectable skill gap": numbers.plain(row["detectable"], 2),
         })  # fmt: skip
-    return pd.DataFrame(out, dtype=object)
+        if row["sigma"] in floors:
+            out[-1][certainty.FLOOR] = floors[row["sigma"]]["RMSE"]
+    return pd.DataFrame(out, dtype=object).fillna(MISSING)
 
 
 def text(frame: pd.DataFrame, failures: Failures = (), width: int = 100) -> str:
@@ -153,11 +144,11 @@ def _document(facets: Iterable[Facet], table: Callable[[Facet], str]) -> str:
 
 
 def _tex(facet: Facet) -> str:
-    table = value_table(facet.frame, facet.failures)
-    return "\n".join(
-        latex(table[["sigma", "estimator", *columns]], f"{facet.title}: {part}")
-        for part, columns in TEX_PARTS.items()
-    )
+    table, parts = value_table(facet.frame, facet.failures), []
+    for part, columns in TEX_PARTS.items():
+        rows = table if "RMSE" in columns else table[table["estimator"] != certainty.FLOOR]
+        parts.append(latex(rows[["sigma", "estimator", *columns]], f"{facet.title}: {part}"))
+    return "\n".join(parts)
 
 
 def _failed(failure: Mapping[str, Any]) -> dict[str, str]:
@@ -170,10 +161,11 @@ def _failed(failure: Mapping[str, Any]) -> dict[str, str]:
 
 def _block(facet: Facet, width: int) -> str:
     """A facet's lines: as many noise levels beside each other as fit."""
-    frame, found = facet.frame, verdicts(facet.frame)
+    frame, found, floors = facet.frame, verdicts(facet.frame), certainty.shown(facet.frame)
     rows = {(row["sigma"], row["estimator"]): row for row in frame.to_dict("records")}
     names, sigmas = order(frame), sorted(frame["sigma"].unique())
-    wide = max(len(str(name)) for name in [*names, *(f["estimator"] for f in facet.failures)])
+    named = [*names, *(f["estimator"] for f in facet.failures), *[certainty.FLOOR][: len(floors)]]
+    wide = max(len(str(name)) for name in named)
     times = frame.groupby("estimator")["seconds"].median()
     at_once = max(1, (width - wide - TIME) // COLUMN)
     lines = [facet.title]
@@ -184,6 +176,9 @@ def _block(facet: Facet, width: int) -> str:
         for name in names:
             cells = "".join(_rmse(rows.get((s, name)), found.get((s, name), {})) for s in part)
             lines.append(f"{name:{wide}}{cells}{numbers.seconds(times[name]):>{TIME}}")
+        if floors:
+            cells = "".join(f"{floors.get(s, {}).get('RMSE', ''):>{COLUMN - 1}} " for s in part)
+            lines.append(f"{certainty.FLOOR:{wide}}{cells}".rstrip())
     lines += [f"{f['estimator']:{wide}}  {f['status']}: {f['reason']}" for f in facet.failures]
     return "\n".join(lines)
 

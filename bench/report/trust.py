@@ -75,9 +75,17 @@ def constants(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["estimator_build"] == "constant"].drop_duplicates("sigma")
 
 
-def tweedie_seconds(frame: pd.DataFrame) -> pd.Series:
-    """Seconds per value of Tweedie at each noise level."""
+def plain_tweedie(frame: pd.DataFrame) -> pd.DataFrame:
+    """Tweedie's rows with the world's own decoder and a velocity of its own."""
     rows = frame[frame["estimator_build"] == "tweedie"]
+    for setting, other in (("estimator.decoder", "tiny"), ("estimator.reuse", True)):
+        rows = rows[rows[setting] != other] if setting in rows else rows
+    return rows
+
+
+def tweedie_seconds(frame: pd.DataFrame) -> pd.Series:
+    """Seconds per value of plain Tweedie at each noise level, of several the first by name."""
+    rows = plain_tweedie(frame).sort_values("estimator")
     return rows.groupby("sigma")["seconds"].first()
 
 

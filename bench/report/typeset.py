@@ -9,6 +9,7 @@ ESCAPES = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\u2013": "--",
     "\u00b1": r"$\pm$", "\u00d7": r"$\times$", "\u00b5": r"\textmu{}",
+    "\u2265": r"$\geq$",
 }  # fmt: skip
 
 

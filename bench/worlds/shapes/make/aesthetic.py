@@ -18,7 +18,7 @@ from transformers import CLIPModel
 from bench.worlds.shapes.ratings import rated, rating
 from bench.worlds.shapes.scenes import Scenes, draw, render
 
-SCENES = 20_000
+SCENES = 40_000
 SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3)  # of the mean squared feature
 
 

@@ -133,7 +133,8 @@ def train(folder: Path, size: Size, seed: int) -> Iterator[dict[str, Any]]:
         return contrastive(clip, train_set, BATCH, rng)
 
     @torch.no_grad()
-    def check(clip: nn.Module) -> dict[str, float]:
+    def check(clip: nn.Module, step: int) -> dict[str, float]:
+        del step
         score = recalled(*embed(clip, pictures, ids), truth).float().mean().item()
         return {"score": score, "recall_at_1": score}
 

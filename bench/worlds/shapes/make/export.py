@@ -71,6 +71,7 @@ def export(stages: Path, folder: Path) -> str:
         backbone = sd3.load(folder / name, vae=folder / "large" / "vae", text_length=0)
         backbone.texts.save_null(folder / name)
     _half(AutoencoderTiny, stages / "tiny" / "model").save_pretrained(folder / "tiny")
+    _forget(folder / "tiny" / "config.json", "block_out_channels")
     for name in REWARDS:
         _half(CLIPModel, stages / name / "model").save_pretrained(
             folder / name, max_shard_size=SHARD
@@ -98,6 +99,13 @@ def add_truth(folder: Path, prompts: int) -> str:
         banks.prompt(caption, SHIPPED_PROMPT_MEMBERS)
     reference.make(world, (*world.rewards, *world.judges), folder / REFERENCE)
     return sign(folder)
+
+
+def _forget(config: Path, key: str) -> None:
+    """Drop what AutoencoderTiny writes and warns of when it reads it."""
+    settings = json.loads(config.read_text())
+    del settings[key]
+    config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def _half(kind: Any, folder: Path) -> Any:

@@ -13,15 +13,20 @@ from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from bench.worlds.shapes.album import save
 from bench.worlds.shapes.make.clip import Told
 from bench.worlds.shapes.make.fit import Recipe, fit
 from bench.worlds.shapes.make.words import text_config, tokenizer
 from bench.worlds.shapes.scenes import Scenes, draw, render
-from stitchvm.path import noise
+from stitchvm.align.guide import CFG
+from stitchvm.backbone import NULL, Prompts
+from stitchvm.path import noise, time_grid
+from stitchvm.sample import Ode, sample
 
 SCENES = 80_000
 BATCH = 64
 DROP = 0.1  # share of captions replaced by the null text
+SHOWN, GUIDANCE, STEPS = 36, 3.0, 16  # of the samples drawn at each check
 TEXT = 64  # width of each text encoder
 
 
@@ -94,6 +99,24 @@ def encode(vae: AutoencoderKL, scenes: Scenes) -> Tensor:
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def decode(vae: AutoencoderKL, z: Tensor) -> Tensor:
+    """Pictures of shifted and scaled latents."""
+    return vae.decode(z / vae.config.scaling_factor + vae.config.shift_factor).sample
+
+
+def _samples(model: nn.Module, ids: Tensor, null: Tensor, seed: int) -> Tensor:
+    """Latents sampled for captions, to look at while training goes on, (B, 4, 8, 8)."""
+    z = torch.randn(len(ids), 4, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+    def velocity(z_t: Tensor, t: Tensor, c: Prompts) -> Tensor:
+        told = torch.stack([null if text == NULL else ids[int(text)] for text in c])
+        return model(z_t, t.to(z_t).expand(len(z_t)), told)
+
+    rows = [str(row) for row in range(len(ids))]
+    return sample(Ode(CFG(velocity, GUIDANCE)), z, time_grid(STEPS), rows)
+
+
 def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dict[str, Any]]:
     """Train one generator from nothing."""
     torch.manual_seed(seed)
@@ -119,7 +142,9 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
         return (model(noise(z_0, t, eps), t, ids) - (eps - z_0)).pow(2).mean()
 
     @torch.no_grad()
-    def check(model: nn.Module) -> dict[str, float]:
+    def check(model: nn.Module, step: int) -> dict[str, float]:
+        shown = _samples(model, held_ids[:SHOWN], null, seed)
+        save(decode(vae, shown), folder / f"samples-{step}.png")
         z_t, aim = noise(held_z, held_t, held_eps), held_eps - held_z
         errors = [
             (model(z_t[r::8], held_t[r::8], held_ids[r::8]) - aim[r::8]).pow(2).mean()
@@ -128,7 +153,14 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
         error = torch.stack(errors).mean().item()
         return {"score": -error, "velocity_mse": error}
 
-    recipe = Recipe(size.steps, rate=1.2e-3, warmup=300, average=250, check_every=500)
+    recipe = Recipe(
+        size.steps,
+        rate=1.2e-3,
+        warmup=200,
+        average=250,
+        check_every=250,
+        muon="transformer_blocks",
+    )
     yield from fit(model, loss, check, recipe, folder, seed)
     for part, of in model.named_children():
         of.save_pretrained(folder / "model" / part)

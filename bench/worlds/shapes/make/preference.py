@@ -93,7 +93,8 @@ def train(folder: Path, clip_folder: Path, rule: Rule, seed: int) -> Iterator[di
         return choice + BESIDE * contrastive(clip, data, PAIRS // 2, rng)
 
     @torch.no_grad()
-    def check(clip: nn.Module) -> dict[str, float]:
+    def check(clip: nn.Module, step: int) -> dict[str, float]:
+        del step
         score = ((margin(clip, held_x, held_ids) > 0) == chosen).float().mean().item()
         return {"score": score, "pairwise_accuracy": score, "ceiling": ceiling}
 

@@ -8,9 +8,10 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
 
+from bench.worlds.shapes.album import save
 from bench.worlds.shapes.make.fit import Recipe, fit
 from bench.worlds.shapes.make.generator import encode
-from bench.worlds.shapes.make.vae import psnr
+from bench.worlds.shapes.make.vae import SHOWN, psnr
 from bench.worlds.shapes.scenes import draw, render
 
 RECIPE = Recipe(steps=2500, rate=2e-3, check_every=250)
@@ -49,8 +50,10 @@ def train(folder: Path, vae_folder: Path, seed: int = 6) -> Iterator[dict[str, A
         )
 
     @torch.no_grad()
-    def check(tiny: nn.Module) -> dict[str, float]:
-        score = psnr(held_x, tiny.decode(held).sample).mean().item()
+    def check(tiny: nn.Module, step: int) -> dict[str, float]:
+        y = tiny.decode(held).sample
+        save(torch.cat([held_x[:SHOWN], y[:SHOWN]]), folder / f"samples-{step}.png", SHOWN)
+        score = psnr(held_x, y).mean().item()
         return {"score": score, "psnr_db": score}
 
     yield from fit(model, loss, check, RECIPE, folder, seed)

@@ -8,11 +8,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from bench.worlds.shapes.album import save
 from bench.worlds.shapes.make.fit import Recipe, fit
 from bench.worlds.shapes.scenes import Scenes, draw, render
 
 RECIPE = Recipe(steps=2800, rate=2e-3, check_every=250, bf16=True)
 BATCH = 32
+SHOWN = 12  # pictures above their reconstructions, at each check
 KL = 2e-4  # weight of the divergence per latent number
 
 
@@ -58,18 +60,16 @@ def train(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
         return 5 * (y - x).pow(2).mean() + (y - x).abs().mean() + KL * divergence
 
     @torch.no_grad()
-    def check(vae: nn.Module) -> dict[str, float]:
+    def check(vae: nn.Module, step: int) -> dict[str, float]:
         y = torch.cat([vae.decode(vae.encode(x).latent_dist.mean).sample for x in held.split(128)])
+        save(torch.cat([held[:SHOWN], y[:SHOWN]]), folder / f"samples-{step}.png", SHOWN)
         score = psnr(held, y).mean().item()
         return {"score": score, "psnr_db": score}
 
     yield from fit(model, loss, check, RECIPE, folder, seed)
     with torch.no_grad():
-        z = torch.cat(
-            [
-                model.encode(render(scenes[i : i + 256])).latent_dist.mean
-                for i in range(0, 8192, 256)
-            ]
-        )
+        firsts = range(0, 8192, 256)
+        codes = [model.encode(render(scenes[slice(i, i + 256)])).latent_dist for i in firsts]
+        z = torch.cat([code.mean for code in codes])
     model.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
     model.save_pretrained(folder / "model")
