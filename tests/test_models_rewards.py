@@ -373,8 +373,11 @@ def test_a_prompt_has_a_word(empty):
 
 
 def test_unknown_words_are_named():
-    with refused("expected words of the vocabulary, got purple, heptagon"):
-        reward()(images(2), ["a red ring", "a purple ring and heptagon"])
+    strange = "a purple ring and heptagon"
+    with refused(
+        f"expected words of the tokenizer's vocabulary, got purple, heptagon in {strange!r}"
+    ):
+        reward()(images(2), ["a red ring", strange])
 
 
 def test_a_tokenizer_whose_unknown_is_eos_knows_all_words():

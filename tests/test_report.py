@@ -824,7 +824,8 @@ def both_worlds():
     exact = frame[(frame["reward"] == "quadratic") & (frame["estimand"] == "mean | prompt")]
     known = {name: exact["sigma"].map({s: both[k] for s, both in FLOORS.items()})
              for k, name in enumerate(("truth_members", "truth_floor"))}  # fmt: skip
-    bank = exact.assign(world="shapes", reward="clip", **known)
+    other = exact["cell"].str[::-1]
+    bank = exact.assign(world="shapes", reward="clip", cell=other, **known)
     return pd.concat([exact, bank], ignore_index=True)
 
 

@@ -1,1 +1,1 @@
-"""Adapters: models of diffusers behind the project's own interfaces."""
+"""Adapters: models of diffusers and transformers behind the project's own interfaces."""

@@ -27,6 +27,7 @@ from torch.nn import functional
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
 from stitchvm.backbone import Prompts
+from stitchvm.models.texts import check_words
 from stitchvm.reward import Features, Hidden, Reward
 
 CHANNELS = 3
@@ -205,11 +206,7 @@ class ClipReward(ClipTower):
     def _expect_words(self, prompt: str) -> None:
         if not prompt.strip():
             raise ValueError(f"expected a prompt of at least one word, got {prompt!r}")
-        unknown, words = self.tokenizer.unk_token_id, prompt.split()
-        ids = self.tokenizer(words, add_special_tokens=False).input_ids
-        strange = [word for word, own in zip(words, ids, strict=True) if unknown in own]
-        if strange:
-            raise ValueError(f"expected words of the vocabulary, got {', '.join(strange)}")
+        check_words(self.tokenizer, prompt)
 
     def _expect_eos(self) -> None:
         pools = self.text.config.eos_token_id

@@ -122,7 +122,7 @@ def check_words(tokenizer: Any, prompt: str) -> None:
         return
     text = tokenizer(prompt, truncation=True, return_offsets_mapping=True)
     spans = zip(text["input_ids"], text["offset_mapping"], strict=True)
-    unknown = [prompt[a:b] for k, (a, b) in spans if k == tokenizer.unk_token_id]
+    unknown = [prompt[a:b] for k, (a, b) in spans if k == tokenizer.unk_token_id and a < b]
     if unknown:
         raise ValueError(
             f"expected words of the tokenizer's vocabulary, got {', '.join(unknown)} in {prompt!r}"
