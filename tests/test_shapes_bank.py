@@ -581,7 +581,7 @@ def regression(step_of_failure=None):
         x = torch.randn(8, 3, generator=rng)
         return (model(x) - x @ aim.T).pow(2).mean()
 
-    def check(model):
+    def check(model, step):
         error = float((model.weight - aim).detach().pow(2).mean())
         return {"score": -error, "error": error}
 
@@ -598,22 +598,34 @@ def log_of(folder):
 
 @pytest.mark.parametrize("broken_at", [1, 17, 20, 39])
 @pytest.mark.parametrize("save_every", [0.0, 1e9])
+@pytest.mark.parametrize("muon", [None, "weight"])
 def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(
-    broken_at, save_every, tmp_path, monkeypatch
+    broken_at, save_every, muon, tmp_path, monkeypatch
 ):
     """To the last bit, whether every step was saved or none before the end."""
     monkeypatch.setattr(fit_module, "SAVE_EVERY", save_every)
+    recipe = replace(RECIPE, muon=muon)
     model, loss, check = regression()
-    records = list(fit(model, loss, check, RECIPE, tmp_path / "whole", 7))
+    records = list(fit(model, loss, check, recipe, tmp_path / "whole", 7))
     assert [r["step"] for r in records] == [10, 20, 30, 40]
     other, breaking, _ = regression(broken_at)
     with pytest.raises(KeyboardInterrupt):
-        list(fit(other, breaking, check, RECIPE, tmp_path / "broken", 7))
+        list(fit(other, breaking, check, recipe, tmp_path / "broken", 7))
     again, loss, check = regression()
-    list(fit(again, loss, check, RECIPE, tmp_path / "broken", 7))
+    list(fit(again, loss, check, recipe, tmp_path / "broken", 7))
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
     assert log_of(tmp_path / "broken") == log_of(tmp_path / "whole")
+
+
+def test_muon_trains_the_matrices_that_the_recipe_names(tmp_path):
+    ends = {}
+    for muon in (None, "weight", "no such matrix"):
+        model, loss, check = regression()
+        list(fit(model, loss, check, replace(RECIPE, muon=muon), tmp_path / str(muon), 7))
+        ends[muon] = model
+    assert torch.equal(ends["no such matrix"].weight, ends[None].weight)
+    assert not torch.allclose(ends["weight"].weight, ends[None].weight, atol=1e-3)
 
 
 def test_a_run_stopped_at_a_record_logs_it_once(tmp_path):
@@ -641,7 +653,7 @@ def test_the_weights_of_the_best_check_are_kept(tmp_path):
     model, loss, _ = regression()
     scores, met = iter([0.1, 0.9, 0.5, 0.3]), []
 
-    def check(model):
+    def check(model, step):
         met.append(model.weight.detach().clone())
         return {"score": next(scores)}
 
@@ -660,7 +672,8 @@ def test_what_is_checked_is_the_average_of_the_weights(tmp_path):
         own.append(model.weight.detach().clone())
         return loss(model, step, rng)
 
-    def check(model):
+    def check(model, step):
+        assert step == len(own)
         met.append(model.weight.detach().clone())
         return {"score": 0.0}
 

@@ -174,8 +174,9 @@ def load(
     Raises:
         FileNotFoundError: if the folder or a part of it is missing; no hub is asked.
     """
-    root = check_folder(folder, (f"{transformer}/config.json",))
-    coder = check_folder(root / "vae" if vae is None else vae, ("config.json",))
+    own = ("vae/config.json",) if vae is None else ()
+    root = check_folder(folder, (f"{transformer}/config.json", *own))
+    coder = root / "vae" if vae is None else check_folder(vae, ("config.json",))
     prompts = check_texts(root, ("text_encoder", "text_encoder_2"), ("text_encoder_3",))
     model = load_network(SD3Transformer2DModel, root / transformer, dtype)
     autoencoder = load_network(AutoencoderKL, coder, dtype)
