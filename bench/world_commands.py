@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -68,11 +69,12 @@ def build(
 @click.option("--out", type=Path, default=Path("results/runs/shapes"), show_default=True)
 @click.option("--generator", type=click.Choice(["large", "small"]), default="large")
 @careful
-def check(name: str, folder: Path | None, out: Path, generator: str) -> None:
+def check(name: str, folder: Path | None, out: Path, generator: Literal["large", "small"]) -> None:
     """Examine a world's networks on held-out data; write figures, pictures and a table."""
-    from bench.worlds import WORLDS  # noqa: PLC0415 - slow to import
-    from bench.worlds.shapes.report import write  # noqa: PLC0415
+    del name
+    from bench.worlds.shapes import shapes  # noqa: PLC0415
+    from bench.worlds.shapes.report import write  # noqa: PLC0415 - slow to import
 
-    made = WORLDS[name](generator=generator, folder=None if folder is None else str(folder))
+    made = shapes(generator=generator, folder=None if folder is None else str(folder))
     for line in write(made, out):
         click.echo(line)

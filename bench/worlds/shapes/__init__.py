@@ -1,8 +1,9 @@
 """The shapes world: SD 3.5's and CLIP's anatomy in miniature, trained on captioned scenes."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from stitchvm.world import World
+if TYPE_CHECKING:
+    from bench.worlds.shapes.world import ShapesWorld
 
 SHIPPED_MEMBERS, SHIPPED_PROMPT_MEMBERS = 4096, 256  # of the banks that come with the weights
 
@@ -16,7 +17,7 @@ def shapes(
     per_kind: int = 4,
     folder: str | None = None,
     device: str = "cpu",
-) -> World:
+) -> "ShapesWorld":
     """The shapes world.
 
     Args:

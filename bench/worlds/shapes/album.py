@@ -82,11 +82,14 @@ def accuracy(found: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     figure, axis = plt.subplots(figsize=(6.4, 4.2))
     for k, kind in enumerate(kinds):
         shares = [of["right"][kind] for of in found.values()]
-        style = {"color": "black", "lw": 2.4} if kind == "all" else {"color": f"C{k}", "lw": 1.3}
-        axis.plot(scales, [s["share"] for s in shares], marker="o", ms=3.5, label=kind, **style)
+        colour, width = ("black", 2.4) if kind == "all" else (f"C{k}", 1.3)
+        axis.plot(
+            scales, [s["share"] for s in shares], marker="o", ms=3.5, label=kind,
+            color=colour, lw=width,
+        )  # fmt: skip
         axis.fill_between(
             scales, [s["lo"] for s in shares], [s["hi"] for s in shares],
-            color=style["color"], alpha=0.08, lw=0,
+            color=colour, alpha=0.08, lw=0,
         )  # fmt: skip
     axis.set(xlabel="guidance scale", ylabel="right by the verifier", ylim=(0, 1.02))
     axis.legend(fontsize=8, ncols=2, loc="lower right")

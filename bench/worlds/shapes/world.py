@@ -1,7 +1,6 @@
 """The shapes world: trained networks, their rewards, and truth from a bank of clean latents."""
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from diffusers import AutoencoderTiny
@@ -14,7 +13,7 @@ from bench.worlds.shapes.prompts import prompt_set
 from bench.worlds.shapes.reference import Reference, ReferenceTruth
 from bench.worlds.shapes.reference import load as load_reference
 from bench.worlds.shapes.weights import verify
-from stitchvm.backbone import NULL, Prompts
+from stitchvm.backbone import NULL, Backbone, Prompts
 from stitchvm.models import aesthetic, clip, sd3
 from stitchvm.models.clip import ClipTower
 from stitchvm.models.folder import load_network
@@ -48,6 +47,7 @@ class ShapesWorld(World):
     name = "shapes"
     rewards = tuple(r for r in TOWERS if r not in JUDGES)
     judges = JUDGES
+    tiny: Backbone
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class BankTruth(ValueEstimator):
         if self._tower is not None:
             return bank.embeddings[self._tower]
         if id(bank) not in self._embeddings:
-            z = cast(Tensor, bank.latents).float().split(128)
+            z = bank.latents.float().split(128)
             x = (self.world.backbone.decode(part) for part in z)
             self._embeddings[id(bank)] = torch.cat(
                 [self.reward.tail(self.reward.head(part, 1), 1).embedding for part in x]

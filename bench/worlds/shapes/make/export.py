@@ -27,7 +27,7 @@ from bench.worlds.shapes import SHIPPED_MEMBERS, SHIPPED_PROMPT_MEMBERS, referen
 from bench.worlds.shapes.banks import Banks
 from bench.worlds.shapes.make.words import tokenizer
 from bench.worlds.shapes.weights import sign
-from bench.worlds.shapes.world import REFERENCE, ShapesWorld
+from bench.worlds.shapes.world import REFERENCE
 from stitchvm.models import sd3
 
 SHARD = "2800KB"
@@ -91,7 +91,6 @@ def add_truth(folder: Path, prompts: int) -> str:
         prompts: How many of the world's prompts get a bank.
     """
     world = shapes(folder=str(folder))
-    assert isinstance(world, ShapesWorld)  # noqa: S101
     banks = Banks(world.backbone, world.banks.towers, folder / "banks", world.version)
     banks.cache = folder / "banks"  # made here, not in the user's cache
     banks.data(SHIPPED_MEMBERS)

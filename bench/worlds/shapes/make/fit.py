@@ -56,8 +56,8 @@ class Recipe:
 
 def fit(
     model: nn.Module,
-    loss: Callable[[nn.Module, int, torch.Generator], Tensor],
-    check: Callable[[nn.Module, int], dict[str, float]],
+    loss: Callable[[Any, int, torch.Generator], Tensor],
+    check: Callable[[Any, int], dict[str, float]],
     recipe: Recipe,
     folder: Path,
     seed: int,

@@ -133,7 +133,7 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
     held_t = (torch.arange(1024) + 0.5) / 1024
     held_eps = torch.randn(held_z.shape, generator=held_rng)
 
-    def loss(model: nn.Module, step: int, rng: torch.Generator) -> Tensor:
+    def loss(model: Any, step: int, rng: torch.Generator) -> Tensor:
         rows = torch.randint(SCENES, (BATCH,), generator=rng)
         ids = data.tokens([data.caption(row, rng) for row in rows.tolist()])
         ids = torch.where(torch.rand(BATCH, 1, generator=rng) < DROP, null, ids)
@@ -142,7 +142,7 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
         return (model(noise(z_0, t, eps), t, ids) - (eps - z_0)).pow(2).mean()
 
     @torch.no_grad()
-    def check(model: nn.Module, step: int) -> dict[str, float]:
+    def check(model: Any, step: int) -> dict[str, float]:
         shown = _samples(model, held_ids[:SHOWN], null, seed)
         save(decode(vae, shown), folder / f"samples-{step}.png")
         z_t, aim = noise(held_z, held_t, held_eps), held_eps - held_z
@@ -162,5 +162,6 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
         muon="transformer_blocks",
     )
     yield from fit(model, loss, check, recipe, folder, seed)
-    for part, of in model.named_children():
-        of.save_pretrained(folder / "model" / part)
+    networks: Iterator[tuple[str, Any]] = model.named_children()
+    for name, network in networks:
+        network.save_pretrained(folder / "model" / name)

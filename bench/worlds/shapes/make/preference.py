@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import CLIPModel
 
@@ -80,12 +80,12 @@ def train(folder: Path, clip_folder: Path, rule: Rule, seed: int) -> Iterator[di
     held_x, held_texts, better, chosen = pairs(tune, rule, 2048, torch.Generator().manual_seed(1))
     held_ids, ceiling = tune.tokens(held_texts), ((better > 0) == chosen).float().mean().item()
 
-    def margin(clip: nn.Module, x: Tensor, ids: Tensor) -> Tensor:
+    def margin(clip: Any, x: Tensor, ids: Tensor) -> Tensor:
         images, words = embed(clip, x, ids)
         a, b = (images.unflatten(0, (2, -1)) * words).sum(-1)
         return clip.logit_scale.exp() * (a - b)
 
-    def loss(clip: nn.Module, step: int, rng: torch.Generator) -> Tensor:
+    def loss(clip: Any, step: int, rng: torch.Generator) -> Tensor:
         x, texts, _, chosen = pairs(data, rule, PAIRS, rng)
         choice = binary_cross_entropy_with_logits(
             margin(clip, x, data.tokens(texts)), chosen.float()
@@ -93,7 +93,7 @@ def train(folder: Path, clip_folder: Path, rule: Rule, seed: int) -> Iterator[di
         return choice + BESIDE * contrastive(clip, data, PAIRS // 2, rng)
 
     @torch.no_grad()
-    def check(clip: nn.Module, step: int) -> dict[str, float]:
+    def check(clip: Any, step: int) -> dict[str, float]:
         del step
         score = ((margin(clip, held_x, held_ids) > 0) == chosen).float().mean().item()
         return {"score": score, "pairwise_accuracy": score, "ceiling": ceiling}

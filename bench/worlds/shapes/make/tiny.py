@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.worlds.shapes.album import save
 from bench.worlds.shapes.make.fit import Recipe, fit
@@ -39,7 +39,7 @@ def train(folder: Path, vae_folder: Path, seed: int = 6) -> Iterator[dict[str, A
     scenes, tune = draw("train", SCENES), draw("tune", 512)
     latents, held, held_x = encode(vae, scenes), encode(vae, tune), render(tune)
 
-    def loss(tiny: nn.Module, step: int, rng: torch.Generator) -> Tensor:
+    def loss(tiny: Any, step: int, rng: torch.Generator) -> Tensor:
         rows = torch.randint(SCENES, (BATCH,), generator=rng)
         z, x = latents[rows], render(scenes[rows])
         y = tiny.decode(z).sample
@@ -50,7 +50,7 @@ def train(folder: Path, vae_folder: Path, seed: int = 6) -> Iterator[dict[str, A
         )
 
     @torch.no_grad()
-    def check(tiny: nn.Module, step: int) -> dict[str, float]:
+    def check(tiny: Any, step: int) -> dict[str, float]:
         y = tiny.decode(held).sample
         save(torch.cat([held_x[:SHOWN], y[:SHOWN]]), folder / f"samples-{step}.png", SHOWN)
         score = psnr(held_x, y).mean().item()

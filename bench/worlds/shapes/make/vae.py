@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.worlds.shapes.album import save
 from bench.worlds.shapes.make.fit import Recipe, fit
@@ -51,7 +51,7 @@ def train(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
     model = architecture()
     scenes, held = draw("train", 60_000), render(draw("tune", 512))
 
-    def loss(vae: nn.Module, step: int, rng: torch.Generator) -> Tensor:
+    def loss(vae: Any, step: int, rng: torch.Generator) -> Tensor:
         x = batch(scenes, BATCH, rng)
         code = vae.encode(x).latent_dist
         eps = torch.randn(code.mean.shape, generator=rng)
@@ -60,7 +60,7 @@ def train(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
         return 5 * (y - x).pow(2).mean() + (y - x).abs().mean() + KL * divergence
 
     @torch.no_grad()
-    def check(vae: nn.Module, step: int) -> dict[str, float]:
+    def check(vae: Any, step: int) -> dict[str, float]:
         y = torch.cat([vae.decode(vae.encode(x).latent_dist.mean).sample for x in held.split(128)])
         save(torch.cat([held[:SHOWN], y[:SHOWN]]), folder / f"samples-{step}.png", SHOWN)
         score = psnr(held, y).mean().item()
