@@ -9,7 +9,7 @@ import click
 from bench.careful import careful
 
 FOLDER = Path("build/shapes")
-QUICKSTART = 12  # prompts of the quickstart
+QUICKSTART = 8  # prompts of the quickstart
 
 
 @click.group(epilog="Example: stitchbench world build shapes --out weights")

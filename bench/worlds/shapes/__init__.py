@@ -35,19 +35,22 @@ def shapes(
     """
     from pathlib import Path  # noqa: PLC0415
 
+    from bench.worlds.shapes.quiet import quietly  # noqa: PLC0415
     from bench.worlds.shapes.weights import SHIPPED  # noqa: PLC0415
-    from bench.worlds.shapes.world import ShapesWorld  # noqa: PLC0415 - slow: diffusers
 
     counts = {"members": members, "prompt_members": prompt_members, "per_kind": per_kind}
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"expected {name} >= 1, got {count}")
-    return ShapesWorld(
-        generator=generator,
-        members=members,
-        prompt_members=prompt_members,
-        prompts=prompts,
-        per_kind=per_kind,
-        folder=SHIPPED if folder is None else Path(folder),
-        device=device,
-    )
+    with quietly():
+        from bench.worlds.shapes.world import ShapesWorld  # noqa: PLC0415 - slow: diffusers
+
+        return ShapesWorld(
+            generator=generator,
+            members=members,
+            prompt_members=prompt_members,
+            prompts=prompts,
+            per_kind=per_kind,
+            folder=SHIPPED if folder is None else Path(folder),
+            device=device,
+        )

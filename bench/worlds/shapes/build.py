@@ -61,14 +61,16 @@ STAGES = {
     ),
     "hps": Stage(
         "the reward's CLIP finetuned on preferences",
-        7,
-        lambda f: preference.train(f / "hps", _model(f, "clip"), preference.graded, 7),
+        16,
+        lambda f: preference.train(f / "hps", _model(f, "clip"), preference.graded, 1800, seed=7),
     ),
     "judge": Stage("another CLIP", 8, lambda f: clip.train(f / "judge", clip.JUDGE, 2)),
     "pick": Stage(
         "that CLIP finetuned on other preferences",
         6,
-        lambda f: preference.train(f / "pick", _model(f, "judge"), preference.pleased, 8),
+        lambda f: preference.train(
+            f / "pick", _model(f, "judge"), preference.pleased, 700, seed=8
+        ),
     ),
 }
 

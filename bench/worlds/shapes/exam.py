@@ -17,7 +17,7 @@ from bench.worlds.shapes.make.preference import graded, pairs, pleased
 from bench.worlds.shapes.make.vae import psnr
 from bench.worlds.shapes.prompts import prompt_set
 from bench.worlds.shapes.ratings import rating
-from bench.worlds.shapes.scenes import draw, render
+from bench.worlds.shapes.scenes import COLOURS, HELD_OUT, SHAPES, draw, render
 from bench.worlds.shapes.verifier import correct
 from bench.worlds.shapes.world import ShapesWorld
 from stitchvm.align.guide import CFG
@@ -136,6 +136,17 @@ def generation(
             for name in (*world.rewards, *world.judges)
         }
         yield f"{scale:g}", {"right": by_kind(correct(x, prompts), kinds), "scores": scores}
+
+
+def shifted(world: ShapesWorld, scale: float, seeds: int = 4) -> dict[str, dict[str, float]]:
+    """Right pictures of kinds that training left out, beside kinds as simple that it had."""
+    out = {}
+    seen = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD_OUT]
+    for name, kinds in (("held_out", HELD_OUT), ("seen", seen[:: len(seen) // len(HELD_OUT)])):
+        prompts = [f"a {size}{c} {s}" for c, s in kinds for size in ("", "small ", "large ")]
+        x = [pictures(world, prompts, scale, seed=seed) for seed in range(seeds)]
+        out[name] = share(correct(torch.cat(x), prompts * seeds))
+    return out
 
 
 def shares(world: ShapesWorld) -> dict[str, dict[str, float]]:

@@ -38,19 +38,25 @@ def write(world: ShapesWorld, out: Path) -> Iterator[str]:
     found["best_scale"], found["tune"] = float(best), tuned
     found["eval"] = dict(exam.generation(world, "eval", exam.SCALES))
     yield f"eval prompts, guidance {best}: {said(found['eval'][best]['right']['all'])}"
+    found["shift"] = exam.shifted(world, float(best))
     (out / "exam.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / "tables.md").write_text(tables(found))
     album.accuracy(found["eval"], out / "accuracy.png")
+    _draw(world, float(best), out)
+    for name in ("exam.json", "tables.md", "accuracy.png", "samples.png", "reconstructions.png"):
+        yield str(out / name)
+
+
+@torch.no_grad()
+def _draw(world: ShapesWorld, scale: float, out: Path) -> None:
+    """Samples with their prompts by kind, and pictures above their reconstructions."""
     prompts = prompt_set("eval", SHOWN)
-    x = exam.pictures(world, prompts, float(best))
-    order = sorted(range(len(prompts)), key=lambda k: KIND_NAMES.index(parse(prompts[k]).kind))
-    shown = [prompts[k] for k in order]
-    album.captioned(x[order], shown, correct(x, prompts)[order], out / "samples.png")
+    prompts = tuple(sorted(prompts, key=lambda text: KIND_NAMES.index(parse(text).kind)))
+    x = exam.pictures(world, prompts, scale)
+    album.captioned(x, prompts, correct(x, prompts), out / "samples.png")
     scenes = render(draw("eval", 18))
     again = world.backbone.decode(world.backbone.encode(scenes))
     album.save(torch.cat([scenes, again]), out / "reconstructions.png", len(scenes))
-    for name in ("exam.json", "tables.md", "accuracy.png", "samples.png", "reconstructions.png"):
-        yield str(out / name)
 
 
 def said(figure: Any) -> str:
@@ -75,6 +81,9 @@ def tables(found: dict[str, Any]) -> str:
     lines += ["", f"Right pictures by the verifier, guidance {scale}, {found['steps']} steps:", ""]
     lines += ["| prompts | right |", "|---|---|"]
     lines += [f"| {kind} | {said(of)} |" for kind, of in found["eval"][scale]["right"].items()]
+    lines += [
+        f"| {kind.replace('_', ' ')} kinds | {said(of)} |" for kind, of in found["shift"].items()
+    ]
     names = list(found["eval"][scale]["scores"])
     lines += ["", "| guidance | right, all kinds | " + " | ".join(names) + " |"]
     lines += ["|---|---|" + "---|" * len(names)]

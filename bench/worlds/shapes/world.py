@@ -10,6 +10,7 @@ from bench.worlds.shapes.bank import Bank
 from bench.worlds.shapes.banks import Banks
 from bench.worlds.shapes.captions import parse, possible
 from bench.worlds.shapes.prompts import prompt_set
+from bench.worlds.shapes.quiet import quietly
 from bench.worlds.shapes.reference import Reference, ReferenceTruth
 from bench.worlds.shapes.reference import load as load_reference
 from bench.worlds.shapes.weights import verify
@@ -83,13 +84,16 @@ class ShapesWorld(World):
         if name not in TOWERS:
             raise ValueError(f"expected a reward in {tuple(TOWERS)}, got {name!r}")
         if name not in self._rewards:
-            tower = self.folder / TOWERS[name]
-            if name == "aesthetic":
-                head = self.folder / "aesthetic" / "head.safetensors"
-                self._rewards[name] = aesthetic.load(tower, head, device=self.device)
-            else:
-                self._rewards[name] = clip.load(tower, scale=1.0, device=self.device)
+            with quietly():
+                self._rewards[name] = self._load_reward(name)
         return self._rewards[name]
+
+    def _load_reward(self, name: str) -> ClipTower:
+        tower = self.folder / TOWERS[name]
+        if name == "aesthetic":
+            head = self.folder / "aesthetic" / "head.safetensors"
+            return aesthetic.load(tower, head, device=self.device)
+        return clip.load(tower, scale=1.0, device=self.device)
 
     def tower(self, reward: Reward) -> str | None:
         """Whose embeddings in the banks a reward reads; None for one that is not the world's."""

@@ -22,7 +22,6 @@ from bench.worlds.shapes.make.words import tokenizer
 from bench.worlds.shapes.ratings import BROKEN, DOUBT, LIKING, WEAR, rating, tamper, wear
 from bench.worlds.shapes.scenes import Scenes, draw, render
 
-RECIPE = Recipe(steps=900, rate=8e-4, decay=0.02, check_every=100)
 PAIRS = 128
 BESIDE = 0.1  # weight of the contrastive loss
 SCENES = 30_000
@@ -71,7 +70,9 @@ def pairs(
     return torch.cat([a, b]), texts, p - q, chosen.bool()
 
 
-def train(folder: Path, clip_folder: Path, rule: Rule, seed: int) -> Iterator[dict[str, Any]]:
+def train(
+    folder: Path, clip_folder: Path, rule: Rule, steps: int, seed: int
+) -> Iterator[dict[str, Any]]:
     """Finetune one CLIP."""
     torch.manual_seed(seed)
     model = CLIPModel.from_pretrained(clip_folder, local_files_only=True)
@@ -98,6 +99,7 @@ def train(folder: Path, clip_folder: Path, rule: Rule, seed: int) -> Iterator[di
         score = ((margin(clip, held_x, held_ids) > 0) == chosen).float().mean().item()
         return {"score": score, "pairwise_accuracy": score, "ceiling": ceiling}
 
-    yield from fit(model, loss, check, RECIPE, folder, seed)
+    recipe = Recipe(steps, rate=8e-4, decay=0.02, check_every=100)
+    yield from fit(model, loss, check, recipe, folder, seed)
     model.save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
