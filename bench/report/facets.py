@@ -86,7 +86,7 @@ def split(frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]] = ()) -> li
         place = f"{at['world']} world, " if "world" in several else ""
         about = " ".join(filter(None, [_about(at), certainty.sentence(shown)]))
         title = _capital(place + heading)
-        facets.append(Facet(at["world"], _capital(heading), title, about, slug, shown, mine))
+        facets.append(Facet(str(at["world"]), _capital(heading), title, about, slug, shown, mine))
     return facets
 
 

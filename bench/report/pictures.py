@@ -22,8 +22,8 @@ from bench.store import Store
 Bytes = npt.NDArray[np.uint8]
 
 CLEAN, MEAN, PROMPTS = (f"pictures_{name}" for name in ("clean", "posterior_mean", "prompts"))
-INCH, MARGIN, LINE = 0.85, 2.1, 28  # of a picture; for the prompts, and their characters in a line
-HEAD = 0.75  # inches
+INCH, MARGIN, LINE = 0.85, 2.1, 28  # inches of a picture and for the prompts; characters of these in a line
+HEAD = 0.55  # inches
 
 
 class Pictures(NamedTuple):
@@ -65,7 +65,8 @@ def draw(shown: Pictures) -> Figure:
     """A row for each prompt: the clean picture, then the posterior mean at each noise level."""
     columns, rows = 1 + len(shown.sigmas), len(shown.clean)
     with drawing.styled():
-        out = Figure(figsize=(MARGIN + INCH * columns, HEAD + INCH * rows), layout="none")
+        out = Figure(figsize=(MARGIN + INCH * columns, HEAD + INCH * rows))
+        out.set_layout_engine("none")
         out.suptitle(shown.title, x=0.01, ha="left", color="#333333")
         grid = out.subplots(rows, columns, squeeze=False)
         left, top = MARGIN / out.get_figwidth(), 1 - HEAD / out.get_figheight()
@@ -102,10 +103,7 @@ def row(shown: Pictures, k: int) -> list[Bytes]:
 def png(picture: Bytes) -> bytes:
     """A picture (3, H, W) pixel by pixel; equal pictures give equal bytes."""
     buffer = io.BytesIO()
-    matplotlib.image.imsave(
-        buffer, np.ascontiguousarray(picture.transpose(1, 2, 0)), format="png",
-        metadata=plots.METADATA["png"],
-    )  # fmt: skip
+    matplotlib.image.imsave(buffer, np.ascontiguousarray(picture.transpose(1, 2, 0)), format="png")
     return buffer.getvalue()
 
 
