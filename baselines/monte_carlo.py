@@ -172,6 +172,9 @@ def build(  # noqa: PLR0913
     backbone = world.backbone
     if posterior not in {"data", "prompt"}:
         raise ValueError(f"expected the data or prompt posterior, got {posterior!r}")
+    if guidance != 1 and (posterior == "data" or kernel == "exact"):
+        what = "the null prompt" if posterior == "data" else "exact draws"
+        raise ValueError(f"expected guidance 1 with {what}, got {guidance:g}")
     if kernel == "exact":
         finish = world.posterior(posterior)
         if finish is None:
@@ -179,8 +182,6 @@ def build(  # noqa: PLR0913
         return MonteCarlo(
             backbone, reward, finish, Target(value, posterior, lam), particles, chunk
         )
-    if guidance != 1 and posterior == "data":
-        raise ValueError(f"expected guidance 1 with the null prompt, got {guidance:g}")
     velocity: Velocity = CFG(backbone.velocity, guidance)
     if posterior == "data":
         velocity = without_prompt(backbone.velocity)
@@ -190,7 +191,8 @@ def build(  # noqa: PLR0913
     else:
         prompt = "" if posterior == "prompt" else ", null prompt"
         guided = "" if guidance == 1 else f", CFG {guidance:g}"
-        target = Target(value, "model", lam, f"{kernel}, {steps} steps{prompt}{guided}")
+        grid = "" if shift == 1 else f", shift {shift:g}"
+        target = Target(value, "model", lam, f"{kernel}, {steps} steps{grid}{prompt}{guided}")
     return MonteCarlo(
         backbone, reward, finish, target, particles, chunk, stochastic=kernel != "ode"
     )

@@ -266,7 +266,7 @@ def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
 def report(store: str, out: Path | None) -> None:
     """Write the page of STORE, which opens from the file, with its tables and plots."""
     from bench.frame import failures, tidy  # noqa: PLC0415
-    from bench.report import page, plots, tables  # noqa: PLC0415
+    from bench.report import page, pictures, plots, tables  # noqa: PLC0415
 
     found = _store_of(store)
     records = list(found.latest().values())
@@ -274,8 +274,13 @@ def report(store: str, out: Path | None) -> None:
     if frame.empty:
         raise ValueError(f"expected at least one measured cell in {found.path}, got none")
     failed, drawn = failures(records), plots.figures(frame)
-    written = [*tables.write(frame, out / "tables", failed), *plots.write(drawn, out / "plots")]
-    path = page.write(frame, drawn, failed, found.problems, out / "index.html")
+    seen = pictures.collect(found, frame)
+    written = [
+        *tables.write(frame, out / "tables", failed),
+        *plots.write(drawn, out / "plots"),
+        *pictures.write(seen, out / "plots"),
+    ]
+    path = page.write(frame, drawn, failed, found.problems, out / "index.html", seen)
     click.echo(f"{len(written)} tables and plots beside it; open {path.resolve()}")
 
 

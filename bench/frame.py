@@ -1,7 +1,7 @@
 """The tidy frame: one row per cell and noise level, every metric with its interval.
 
-Columns: `cell attempt suite quick isolation`; the coordinates; `estimator.<setting>`; `sigma`,
-`target`, `estimand`, `realises`; each metric with `_lo`, `_hi` and `_by_prompt`; `rmse`,
+Columns: `cell attempt suite quick isolation`; the coordinates; `estimator.<setting>` and
+`world.<setting>`; `sigma`, `target`, `estimand`, `realises`; each metric with `_lo`, `_hi` and `_by_prompt`; `rmse`,
 `rmse_centred`, `rmse_realised` and `skill`; where the truth is an average itself, its effective
 `truth_members` and `truth_floor`, the RMSE it adds to everyone's; seconds, peak bytes and calls
 per value; provenance.
@@ -68,6 +68,7 @@ def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:
         **_coordinates(record),
         "estimator_build": spec["estimator"]["build"],
         **{f"estimator.{k}": v for k, v in spec["estimator"]["settings"].items()},
+        **{f"world.{k}": v for k, v in spec["world"]["settings"].items()},
         "dtype": spec["world"]["settings"].get("dtype"),
         "seed": spec["seed"],
         "n_prompts": spec["protocol"]["prompts"],

@@ -37,7 +37,8 @@ class Remembered:
         """The velocity, (B, *latent)."""
         z, prompts = z_t.detach(), tuple(c)
         for call in self._calls:
-            if call.c == prompts and torch.equal(call.t, t) and torch.equal(call.z_t, z):
+            same = call.c == prompts and call.z_t.dtype == z.dtype
+            if same and torch.equal(call.t, t) and torch.equal(call.z_t, z):
                 return call.u
         with torch.no_grad():
             u = self.velocity(z, t, c)

@@ -22,8 +22,8 @@ from bench.store import Store
 Bytes = npt.NDArray[np.uint8]
 
 CLEAN, MEAN, PROMPTS = (f"pictures_{name}" for name in ("clean", "posterior_mean", "prompts"))
-INCH, MARGIN, LINE = 0.85, 2.1, 28  # inches of a picture and for the prompts; characters of these in a line
-HEAD = 0.55  # inches
+INCH, MARGIN, HEAD = 0.85, 2.1, 0.55  # inches of a picture, for the prompts, for the headings
+LINE = 28  # characters of a prompt in a line
 
 
 class Pictures(NamedTuple):

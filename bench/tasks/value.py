@@ -45,6 +45,8 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
         world = make_world(spec.world, device)
         reward = reward_of(spec.reward, world)
         calls.watch(world.backbone)
+        if world.tiny is not None:
+            calls.watch(world.tiny)
         calls.watch(reward)
         build = resolve(spec.estimator.build, ESTIMATORS, "estimator")
         estimator = build(world, reward, **spec.estimator.settings)
@@ -109,11 +111,12 @@ def _pictures(world: World, latents: Latents) -> dict[str, np.ndarray]:
     z_t, c = latents.z_t[rows], [latents.c[row] for row in rows]
     mean = denoise(z_t, latents.t, world.backbone.velocity(z_t, latents.t, c))
     shown = {"clean": world.pictures(latents.z_0[rows]), "posterior_mean": world.pictures(mean)}
-    return {
+    found = {
         f"pictures_{name}": ((x + 1) * 127.5).round().byte().cpu().numpy()
         for name, x in shown.items()
         if x is not None
     }
+    return found | ({"pictures_prompts": np.array(c)} if found else {})
 
 
 def _metrics(samples: Samples) -> dict[str, list[float | None] | None]:

@@ -128,7 +128,6 @@ def _move(log_w: Tensor, rewards: Tensor, lam: float | None) -> Tensor:
 
 def pick(p: Tensor, rng: Streams) -> Tensor:
     """One index per row with probabilities p (B, M), from that row's stream, (B,)."""
-    u = rng.uniform(torch.float64).to(p.device)[:, None]
-    return torch.searchsorted(p.cumsum(1), u * p.sum(1, keepdim=True)).clamp(max=p.shape[1] - 1)[
-        :, 0
-    ]
+    edges = p.cumsum(1)
+    u = rng.uniform(torch.float64).to(edges)[:, None] * edges[:, -1:]
+    return torch.searchsorted(edges, u, right=True)[:, 0].clamp(max=p.shape[1] - 1)

@@ -61,8 +61,9 @@ class Banks:
 
     def prompt(self, caption: str, members: int) -> Bank:
         """Scenes of which a caption is true, weighted by p(c | scene)."""
-        key = hashlib.sha256(caption.encode()).hexdigest()[:12]
         parsed = parse(caption)
+        caption = str(parsed)  # however commas and spaces were set
+        key = hashlib.sha256(caption.encode()).hexdigest()[:12]
         return self._bank(
             f"prompt-{key}-{members}", lambda: draw_for(parsed, "bank", members), caption
         )

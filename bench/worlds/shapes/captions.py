@@ -189,6 +189,7 @@ def _sensible(caption: Caption) -> bool:
         and caption.count <= len(COUNT)
         and (caption.relation is None or [p.count for p in caption.phrases] == [1, 1])
         and (caption.place is None or caption.count == 1)
+        and (len(caption.phrases) < len(COUNT) or caption.phrases[0].size is None)  # too long
     )
 
 

@@ -27,7 +27,7 @@ from stitchvm.streams import Streams, derive
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of guidance
 STEPS = 28  # of the ODE, as SD 3.5's own default
-PER_KIND = 40  # prompts of each kind, one sample each
+PER_KIND, SEEDS = 6, 7  # prompts of each kind, samples of each prompt
 AT_ONCE = 120
 SD35_MEDIUM = {"denoise": 22.5, "decode": 10.47, "reward": 0.38}  # TFLOP at 1024 px, CLIP-L/336
 
@@ -127,15 +127,28 @@ def generation(
     world: ShapesWorld, split: str, scales: Sequence[float]
 ) -> Iterator[tuple[str, Any]]:
     """Share of right pictures by kind at each guidance scale, and what the judges say."""
-    prompts = prompt_set(split, PER_KIND)  # type: ignore[arg-type]
+    prompts = prompt_set(split, PER_KIND) * SEEDS  # type: ignore[arg-type]
     kinds = [parse(text).kind for text in prompts]
     for scale in scales:
-        x = pictures(world, prompts, scale)
+        x = sampled(world, prompts[: len(prompts) // SEEDS], scale, SEEDS)
         scores = {
-            name: batched(lambda part: part, world.reward(name)(x, prompts)).mean().item()
+            name: torch.cat([world.reward(name)(part, c) for part, c in in_batches(x, prompts)])
+            .mean()
+            .item()
             for name in (*world.rewards, *world.judges)
         }
         yield f"{scale:g}", {"right": by_kind(correct(x, prompts), kinds), "scores": scores}
+
+
+def sampled(world: ShapesWorld, prompts: Sequence[str], scale: float, seeds: int) -> Tensor:
+    """Samples of all prompts with the first seed, then the next, (seeds P, 3, 32, 32)."""
+    return torch.cat([pictures(world, prompts, scale, seed=seed) for seed in range(seeds)])
+
+
+def in_batches(x: Tensor, c: Sequence[str]) -> Iterator[tuple[Tensor, list[str]]]:
+    """Pictures and their prompts, AT_ONCE at a time."""
+    for first in range(0, len(x), AT_ONCE):
+        yield x[first : first + AT_ONCE], list(c[first : first + AT_ONCE])
 
 
 def shifted(world: ShapesWorld, scale: float, seeds: int = 4) -> dict[str, dict[str, float]]:
@@ -144,8 +157,7 @@ def shifted(world: ShapesWorld, scale: float, seeds: int = 4) -> dict[str, dict[
     seen = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD_OUT]
     for name, kinds in (("held_out", HELD_OUT), ("seen", seen[:: len(seen) // len(HELD_OUT)])):
         prompts = [f"a {size}{c} {s}" for c, s in kinds for size in ("", "small ", "large ")]
-        x = [pictures(world, prompts, scale, seed=seed) for seed in range(seeds)]
-        out[name] = share(correct(torch.cat(x), prompts * seeds))
+        out[name] = share(correct(sampled(world, prompts, scale, seeds), prompts * seeds))
     return out
 
 

@@ -12,6 +12,7 @@ from bench.worlds.shapes.scenes import draw
 
 PER_KIND = 4  # prompts of each kind in the world's own list
 SCENES = 512  # drawn at a time to be captioned
+ENOUGH = 4096  # scenes without a new prompt that end the search
 
 
 def prompt_set(split: Literal["tune", "eval"], per_kind: int = PER_KIND) -> tuple[str, ...]:
@@ -20,14 +21,22 @@ def prompt_set(split: Literal["tune", "eval"], per_kind: int = PER_KIND) -> tupl
     Captions of scenes of that split, without background or place.
 
     Raises:
-        ValueError: for another set.
+        ValueError: for another set, or more prompts than the grammar has of a kind.
     """
     if split not in {"tune", "eval"}:
         raise ValueError(f"expected the tune or eval prompts, got {split!r}")
     found: dict[str, list[str]] = {kind: [] for kind in KIND_NAMES}
     scenes = 0
+    fresh = 0  # scenes since the last new prompt
     while min(map(len, found.values())) < per_kind:
+        if fresh > ENOUGH:
+            kind = min(found, key=lambda kind: len(found[kind]))
+            raise ValueError(
+                f"expected at most {len(found[kind])} {split} prompts of each kind, as there are "
+                f"of {kind!r}, got {per_kind}"
+            )
         scenes += SCENES
+        fresh += SCENES
         for scene in seen(draw(split, scenes))[scenes - SCENES :]:
             told_of = sorted(told(scene), key=lambda text: hashlib.sha256(text.encode()).digest())
             for text in told_of:
@@ -37,6 +46,7 @@ def prompt_set(split: Literal["tune", "eval"], per_kind: int = PER_KIND) -> tupl
                     continue
                 if len(mine) < per_kind:
                     mine.append(text)
+                    fresh = 0
                 break
     return tuple(found[kind][k] for k in range(per_kind) for kind in KIND_NAMES)
 

@@ -24,6 +24,7 @@ from stitchvm.value import Target, ValueEstimator
 from stitchvm.world import Certainty, Finish, World
 
 TOWERS = {"clip": "clip", "aesthetic": "clip", "hps": "hps", "pick": "pick"}  # whose embedding
+GENERATORS = ("large", "small")
 REFERENCE = "reference.safetensors"
 JUDGES = ("pick",)  # held out: nothing is trained or guided by them
 
@@ -61,6 +62,8 @@ class ShapesWorld(World):
         folder: Path,
         device: str,
     ) -> None:
+        if generator not in GENERATORS:
+            raise ValueError(f"expected a generator in {GENERATORS}, got {generator!r}")
         self.folder, self.device, self.generator = folder, device, generator
         self.version = verify(folder)
         self.digest = f"{self.version}-{generator}-{members}-{prompt_members}"

@@ -72,6 +72,8 @@ def export(stages: Path, folder: Path) -> str:
         backbone.texts.save_null(folder / name)
     _half(AutoencoderTiny, stages / "tiny" / "model").save_pretrained(folder / "tiny")
     _forget(folder / "tiny" / "config.json", "block_out_channels")
+    for config in folder.rglob("config.json"):
+        _forget(config, "_name_or_path")
     for name in REWARDS:
         _half(CLIPModel, stages / name / "model").save_pretrained(
             folder / name, max_shard_size=SHARD
@@ -101,9 +103,9 @@ def add_truth(folder: Path, prompts: int) -> str:
 
 
 def _forget(config: Path, key: str) -> None:
-    """Drop what AutoencoderTiny writes and warns of when it reads it."""
+    """Drop a setting that says nothing: where a file lay, or what its reader warns of."""
     settings = json.loads(config.read_text())
-    del settings[key]
+    settings.pop(key, None)
     config.write_text(json.dumps(settings, indent=2) + "\n")
 
 

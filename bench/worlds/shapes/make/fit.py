@@ -88,6 +88,7 @@ def fit(
             optimiser.load_state_dict(state)
         average, step, spent = saved["average"], saved["step"], saved["spent"]
         best, smooth = saved["best"], saved["smooth"]
+        _shorten(folder / "log.jsonl", step)
     begun, saved_at = time.monotonic() - spent, time.monotonic()
     while step < recipe.steps:
         rng = torch.Generator().manual_seed(derive(seed, "step", step))
@@ -176,6 +177,14 @@ class _swapped:
 
     def __exit__(self, *_: object) -> None:
         self.model.load_state_dict(self.own)
+
+
+def _shorten(log: Path, step: int) -> None:
+    """Drop what was logged after a step: it will be done and logged again."""
+    if log.exists():
+        lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        log.write_text("".join(f"{line}\n" for line in kept))
 
 
 def _write(path: Path, state: Any) -> None:
