@@ -1,10 +1,10 @@
 """The tidy frame: one row per cell and noise level, every metric with its interval.
 
 Columns: `cell attempt suite quick isolation`; the coordinates; `estimator.<setting>` and
-`world.<setting>`; `sigma`, `target`, `estimand`, `realises`; each metric with `_lo`, `_hi` and `_by_prompt`; `rmse`,
-`rmse_centred`, `rmse_realised` and `skill`; where the truth is an average itself, its effective
-`truth_members` and `truth_floor`, the RMSE it adds to everyone's; seconds, peak bytes and calls
-per value; provenance.
+`world.<setting>`; `sigma`, `target`, `estimand`, `realises`; each metric with `_lo`, `_hi` and
+`_by_prompt`; `rmse`, `rmse_centred`, `rmse_realised` and `skill`; where the truth is an average
+itself, its effective `truth_members` and `truth_floor`, the RMSE it adds to everyone's; seconds,
+peak bytes and calls per value; provenance.
 """
 
 import warnings

@@ -304,7 +304,9 @@ def test_ode_kernel_is_an_euler_loop(posterior, shift):
     ours = monte_carlo(
         world, reward, kernel="ode", steps=steps, shift=shift, particles=1, posterior=posterior
     )
-    assert ours.target.kernel == "ode, 6 steps" + (", null prompt" if posterior == "data" else "")
+    grid = "" if shift == 1 else f", shift {shift:g}"
+    null = ", null prompt" if posterior == "data" else ""
+    assert ours.target.kernel == f"ode, 6 steps{grid}{null}"
     found = ours(z_t, t, c, Streams.of(0, rows=3))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 

@@ -88,7 +88,7 @@ def fit(
             optimiser.load_state_dict(state)
         average, step, spent = saved["average"], saved["step"], saved["spent"]
         best, smooth = saved["best"], saved["smooth"]
-        _shorten(folder / "log.jsonl", step)
+    _shorten(folder / "log.jsonl", step)
     begun, saved_at = time.monotonic() - spent, time.monotonic()
     while step < recipe.steps:
         rng = torch.Generator().manual_seed(derive(seed, "step", step))
