@@ -116,6 +116,10 @@ def _check(estimator: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         raise ValueError(
             f"expected z_t of shape (B, {', '.join(map(str, latent))}), got {tuple(z_t.shape)}"
         )
+    if not z_t.is_meta and not bool(z_t.isfinite().all()):
+        raise ValueError(
+            f"expected finite z_t, got {int((~z_t.isfinite()).sum())} values not finite"
+        )
     if not isinstance(t, Tensor) or t.shape not in {(), (rows,)}:
         got = f"{tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
         raise ValueError(f"expected t of shape () or ({rows},), got {got}")

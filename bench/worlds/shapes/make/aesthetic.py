@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel
 
+from bench.worlds.shapes.make.fit import keep
 from bench.worlds.shapes.ratings import rated, rating
 from bench.worlds.shapes.scenes import Scenes, draw, render
 
@@ -47,9 +48,11 @@ def train(folder: Path, clip_folder: Path, seed: int = 5) -> Iterator[dict[str, 
         rank = float(scipy.stats.spearmanr(x_tune @ w, rating(tune)).statistic)
         best = max(best, (rank, w), key=lambda pair: pair[0])
     rank, w = best
-    (folder / "model").mkdir(parents=True)
     layers = {"layers.0.weight": w[None, :-1].float(), "layers.0.bias": w[-1:].float()}
-    save_file(layers, folder / "model" / "head.safetensors")
-    sizes = {"sizes": [len(w) - 1, 1]}
-    (folder / "model" / "head.json").write_text(json.dumps(sizes) + "\n")
+
+    def save(to: Path) -> None:
+        save_file(layers, to / "head.safetensors")
+        (to / "head.json").write_text(json.dumps({"sizes": [len(w) - 1, 1]}) + "\n")
+
+    keep(folder, save)
     yield {"step": 1, "spearman": rank}

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPModel
 
 from bench.worlds.shapes.captions import seen, told
-from bench.worlds.shapes.make.fit import Recipe, fit
+from bench.worlds.shapes.make.fit import Recipe, fit, keep
 from bench.worlds.shapes.make.words import text_config, tokenizer
 from bench.worlds.shapes.scenes import PIXELS, Scenes, draw, render
 
@@ -140,5 +140,4 @@ def train(folder: Path, size: Size, seed: int) -> Iterator[dict[str, Any]]:
 
     recipe = Recipe(steps=size.steps, rate=1.5e-3, warmup=200, decay=0.02, check_every=250)
     yield from fit(model, loss, check, recipe, folder, seed)
-    model.save_pretrained(folder / "model")
-    tokenizer().save_pretrained(folder / "model")
+    keep(folder, model.save_pretrained)

@@ -46,8 +46,13 @@ picture or text of anyone's is in them.  Apache-2.0, as the code.  Figures are o
 |---|---|---|
 {sizes}
 
-`large` and `small` are StableDiffusion3Pipelines (`small` uses the VAE of `large`); every file's
-SHA-256 is in digests.json, and its own digest is the world's version.
+`large` and `small` are StableDiffusion3Pipelines without T5, `small` with the VAE of `large`;
+every file's SHA-256 is in digests.json, whose own digest is the world's version.  With diffusers alone:
+
+    pipe = StableDiffusion3Pipeline.from_pretrained(
+        "large", text_encoder_3=None, tokenizer_3=None
+    )
+    pipe("a red circle left of a blue square", max_sequence_length=0, height=32, width=32)
 """
 PIXELS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}  # bicubic
 

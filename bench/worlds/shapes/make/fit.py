@@ -7,6 +7,7 @@ again goes on as if nothing had happened.
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from stitchvm.streams import derive
 
 SAVE_EVERY = 60.0  # seconds between checkpoints
+CHECKPOINT, BEST, LOG = "checkpoint.pt", "best.pt", "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -76,60 +78,110 @@ def fit(
         A record at each check: step, seconds, loss, and the check's figures.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimisers = _optimisers(model, recipe)
-    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    step, spent, best, smooth = 0, 0.0, -math.inf, None
-    if (folder / "checkpoint.pt").exists():
-        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
-        if saved["seed"] != seed:
-            raise ValueError(f"expected a run of seed {seed} in {folder}, got {saved['seed']}")
-        model.load_state_dict(saved["model"])
-        for optimiser, state in zip(optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        average, step, spent = saved["average"], saved["step"], saved["spent"]
-        best, smooth = saved["best"], saved["smooth"]
-    _shorten(folder / "log.jsonl", step)
-    begun, saved_at = time.monotonic() - spent, time.monotonic()
-    while step < recipe.steps:
-        rng = torch.Generator().manual_seed(derive(seed, "step", step))
-        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
-            group["lr"] = recipe.rate_at(step)
+    run = _Run(model, recipe, folder, seed)
+    run.resume()
+    while run.step < recipe.steps:
+        rng = torch.Generator().manual_seed(derive(seed, "step", run.step))
         model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-            value = loss(model, step, rng)
-        model.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-        step += 1
-        smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
-        _average(average, model, min(0.5 ** (1 / recipe.average), 1 - 10 / (step + 10)))
-        if step % recipe.check_every == 0 or step == recipe.steps:
-            with _swapped(model, average):
-                figures = check(model.eval(), step)
-                if figures["score"] >= best:
-                    best = figures["score"]
-                    _write(folder / "best.pt", average)
-            record = {"step": step, "seconds": time.monotonic() - begun, "loss": smooth, **figures}
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(record) + "\n")
-            yield record
-        if time.monotonic() - saved_at > SAVE_EVERY or step == recipe.steps:
-            saved_at = time.monotonic()
-            state = {
-                "model": model.state_dict(),
-                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                "average": average,
-                "step": step,
-                "spent": saved_at - begun,
-                "best": best,
-                "smooth": smooth,
-                "seed": seed,
-            }
-            _write(folder / "checkpoint.pt", state)
-    model.load_state_dict(torch.load(folder / "best.pt", weights_only=True))
+            value = loss(model, run.step, rng)
+        run.descend(value)
+        last = run.step == recipe.steps
+        if last or run.step % recipe.check_every == 0:
+            yield run.check(check)
+        if last or time.monotonic() - run.saved_at > SAVE_EVERY:
+            run.save()
+    model.load_state_dict(torch.load(folder / BEST, weights_only=True))
     model.eval().requires_grad_(requires_grad=False)
+
+
+def keep(folder: Path, save: Callable[[Path], None]) -> None:
+    """Save a finished network as `<folder>/model`, which is there whole or not at all.
+
+    Args:
+        folder: Of the stage.
+        save: Saves into the folder it is given.
+    """
+    new = folder / "model.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    save(new)
+    os.replace(new, folder / "model")
+
+
+class _Run:
+    """A training as far as it has come."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, folder: Path, seed: int) -> None:
+        self.model, self.recipe, self.folder, self.seed = model, recipe, folder, seed
+        self.optimisers = _optimisers(model, recipe)
+        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.step, self.best = 0, -math.inf
+        self.smooth: float | None = None
+        self.begun = self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go back to the last checkpoint, if there is one.
+
+        Raises:
+            ValueError: if it is of another seed.
+        """
+        path = self.folder / CHECKPOINT
+        if path.exists():
+            saved = torch.load(path, weights_only=True)
+            if saved["seed"] != self.seed:
+                raise ValueError(
+                    f"expected a run of seed {self.seed} in {self.folder}, got {saved['seed']}"
+                )
+            self.model.load_state_dict(saved["model"])
+            for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+                optimiser.load_state_dict(state)
+            self.average, self.step, self.best = saved["average"], saved["step"], saved["best"]
+            self.smooth, self.begun = saved["smooth"], time.monotonic() - saved["spent"]
+        _shorten(self.folder / LOG, self.step)
+
+    def descend(self, value: Tensor) -> None:
+        """One step down the gradient of a loss."""
+        for group in (g for optimiser in self.optimisers for g in optimiser.param_groups):
+            group["lr"] = self.recipe.rate_at(self.step)
+        self.model.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.step += 1
+        now = value.item()
+        self.smooth = now if self.smooth is None else 0.98 * self.smooth + 0.02 * now
+        keep = min(0.5 ** (1 / self.recipe.average), 1 - 10 / (self.step + 10))
+        _average(self.average, self.model, keep)
+
+    def check(self, check: Callable[[Any, int], dict[str, float]]) -> dict[str, Any]:
+        """Examine the averaged weights, keep them if they are the best, log what was found."""
+        with _swapped(self.model, self.average):
+            figures = check(self.model.eval(), self.step)
+        if figures["score"] >= self.best:
+            self.best = figures["score"]
+            _write(self.folder / BEST, self.average)
+        seconds = time.monotonic() - self.begun
+        record = {"step": self.step, "seconds": seconds, "loss": self.smooth, **figures}
+        with (self.folder / LOG).open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        return record
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self.saved_at = time.monotonic()
+        state = {
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "average": self.average,
+            "step": self.step,
+            "spent": self.saved_at - self.begun,
+            "best": self.best,
+            "smooth": self.smooth,
+            "seed": self.seed,
+        }
+        _write(self.folder / CHECKPOINT, state)
 
 
 def _optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:

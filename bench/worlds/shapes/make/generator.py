@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from bench.worlds.shapes.album import save
 from bench.worlds.shapes.make.clip import Told
-from bench.worlds.shapes.make.fit import Recipe, fit
+from bench.worlds.shapes.make.fit import Recipe, fit, keep
 from bench.worlds.shapes.make.words import text_config, tokenizer
 from bench.worlds.shapes.scenes import Scenes, draw, render
 from stitchvm.align.guide import CFG
@@ -162,6 +162,10 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
         muon="transformer_blocks",
     )
     yield from fit(model, loss, check, recipe, folder, seed)
-    networks: Iterator[tuple[str, Any]] = model.named_children()
-    for name, network in networks:
-        network.save_pretrained(folder / "model" / name)
+
+    def save_all(to: Path) -> None:
+        networks: Iterator[tuple[str, Any]] = model.named_children()
+        for name, network in networks:
+            network.save_pretrained(to / name)
+
+    keep(folder, save_all)

@@ -17,8 +17,7 @@ from transformers import CLIPModel
 
 from bench.worlds.shapes.captions import parse, parts, seen
 from bench.worlds.shapes.make.clip import Told, contrastive, embed
-from bench.worlds.shapes.make.fit import Recipe, fit
-from bench.worlds.shapes.make.words import tokenizer
+from bench.worlds.shapes.make.fit import Recipe, fit, keep
 from bench.worlds.shapes.ratings import BROKEN, DOUBT, LIKING, WEAR, rating, tamper, wear
 from bench.worlds.shapes.scenes import Scenes, draw, render
 
@@ -101,5 +100,4 @@ def train(
 
     recipe = Recipe(steps, rate=8e-4, decay=0.02, check_every=100)
     yield from fit(model, loss, check, recipe, folder, seed)
-    model.save_pretrained(folder / "model")
-    tokenizer().save_pretrained(folder / "model")
+    keep(folder, model.save_pretrained)

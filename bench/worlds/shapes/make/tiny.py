@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
 from bench.worlds.shapes.album import save
-from bench.worlds.shapes.make.fit import Recipe, fit
+from bench.worlds.shapes.make.fit import Recipe, fit, keep
 from bench.worlds.shapes.make.generator import encode
 from bench.worlds.shapes.make.vae import SHOWN, psnr
 from bench.worlds.shapes.scenes import draw, render
@@ -57,4 +57,4 @@ def train(folder: Path, vae_folder: Path, seed: int = 6) -> Iterator[dict[str, A
         return {"score": score, "psnr_db": score}
 
     yield from fit(model, loss, check, RECIPE, folder, seed)
-    model.save_pretrained(folder / "model")
+    keep(folder, model.save_pretrained)

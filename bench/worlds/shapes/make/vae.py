@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from bench.worlds.shapes.album import save
-from bench.worlds.shapes.make.fit import Recipe, fit
+from bench.worlds.shapes.make.fit import Recipe, fit, keep
 from bench.worlds.shapes.scenes import Scenes, draw, render
 
 RECIPE = Recipe(steps=2800, rate=2e-3, check_every=250, bf16=True)
@@ -72,4 +72,4 @@ def train(folder: Path, seed: int = 0) -> Iterator[dict[str, Any]]:
         codes = [model.encode(render(scenes[slice(i, i + 256)])).latent_dist for i in firsts]
         z = torch.cat([code.mean for code in codes])
     model.register_to_config(shift_factor=z.mean().item(), scaling_factor=1 / z.std().item())
-    model.save_pretrained(folder / "model")
+    keep(folder, model.save_pretrained)
