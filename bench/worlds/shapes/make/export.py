@@ -47,7 +47,9 @@ picture or text of anyone's is in them.  Apache-2.0, as the code.  Figures are o
 {sizes}
 
 `large` and `small` are StableDiffusion3Pipelines without T5, `small` with the VAE of `large`;
-every file's SHA-256 is in digests.json, whose own digest is the world's version.  With diffusers alone:
+every file's SHA-256 is in digests.json, whose own digest is the world's version.
+
+With diffusers alone:
 
     pipe = StableDiffusion3Pipeline.from_pretrained(
         "large", text_encoder_3=None, tokenizer_3=None
