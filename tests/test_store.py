@@ -53,8 +53,9 @@ def record_of(store: Store, cell) -> Path:
 def test_records_hold_what_a_reader_needs(full, cells):
     record = json.loads(record_of(full, cells[2]).read_bytes())
     assert record["id"] == cells[2].id
+    settings = {"posterior": "prompt", "decoder": "full", "reuse": False}
     assert record["spec"]["estimator"] == {
-        "build": "tweedie", "settings": {"posterior": "prompt"}, "source": None, "digest": None
+        "build": "tweedie", "settings": settings, "source": None, "digest": None
     }  # fmt: skip
     assert {"commit", "dirty", "threads", "device", "device_name"} <= set(record["environment"])
     assert record["environment"]["versions"]["torch"]
