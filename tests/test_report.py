@@ -17,8 +17,10 @@ from bench.report import (
     answer,
     certainty,
     claims,
+    drawing,
     estimators,
     facets,
+    figures,
     numbers,
     page,
     pictures,
@@ -638,6 +640,24 @@ def test_lines_are_the_frames_numbers(drawn):
     assert line.get_xdata() == pytest.approx(rows["sigma"].to_numpy(), abs=0.01)
     assert axis.get_yscale() == "log"
     assert "truth" in axis.get_title(loc="right")  # 0 has no place on a logarithmic axis
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        (7.373899999644588e-05, 6.0053583335199313e-05),
+        (6.586225000167663e-05, 8.767891666631537e-05),
+    ],
+)
+def test_one_estimators_cost_can_be_drawn(times):
+    """Around one point, limits found by matplotlib may differ by rounding alone."""
+    found = quadratic((0.25, 0.75))
+    lone = found.frame[found.frame["estimator"] == "tweedie"].assign(seconds=times)
+    with drawing.styled():
+        made = figures.cost(found._replace(frame=lone), estimators.palette(lone))
+    for axis in made.axes:
+        lo, hi = axis.get_xlim()
+        assert lo < min(times) < max(times) < hi
 
 
 def test_labels_at_the_ends_of_lines_do_not_overlap(drawn):

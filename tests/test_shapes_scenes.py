@@ -176,7 +176,8 @@ def sentences(draw_):
         st.sampled_from(list(COLOURS)) if "colour" in level else st.none(),
         st.sampled_from(list(SIZES)) if "size" in level else st.none(),
     )
-    phrases = draw_(st.lists(phrase, min_size=1, max_size=3, unique=True))
+    most = 2 if "size" in level else 3  # three sizes make too long a sentence
+    phrases = draw_(st.lists(phrase, min_size=1, max_size=most, unique=True))
     background = draw_(st.none() | st.sampled_from(list(BACKGROUNDS)))
     caption = Caption(tuple(phrases), None, background)
     if caption.count == 1:

@@ -105,10 +105,11 @@ def points(axis: Axes, shown: Iterable[Series], *, joined: bool = True) -> None:
     for k, s in enumerate(shown):
         share = 0.0 if len(shown) == 1 else DODGE * (k / (len(shown) - 1) - 0.5)
         x = _moved(axis, shown, s.x, share)
-        known = np.isfinite(s.lo) & np.isfinite(s.hi)
-        below, above = np.where(known, s.y - s.lo, 0), np.where(known, s.hi - s.y, 0)
-        axis.errorbar(x, s.y, yerr=np.maximum([below, above], 0), fmt="none",
-                      ecolor=s.style.colour, elinewidth=0.8)  # fmt: skip
+        wide = np.isfinite(s.lo) & np.isfinite(s.hi) & (s.hi > s.lo)
+        bars = np.maximum([(s.y - s.lo)[wide], (s.hi - s.y)[wide]], 0)
+        if wide.any():
+            axis.errorbar(x[wide], s.y[wide], yerr=bars, fmt="none",
+                          ecolor=s.style.colour, elinewidth=0.8)  # fmt: skip
         line = s.style.line if joined else "none"
         axis.plot(x, s.y, color=s.style.colour, marker=s.style.marker, linestyle=line,
                   label=s.name, markeredgecolor="white")  # fmt: skip

@@ -64,7 +64,7 @@ def cost(facet: Facet, look: Palette) -> Figure | None:
     for sigma, axis in zip(sigmas, axes, strict=True):
         rows = frame[frame["sigma"] == sigma]
         axis.set_yscale("log")
-        scales.durations(axis)
+        scales.durations(axis, frame["seconds"].to_numpy())
         _front(axis, candidates(rows))
         level = rows.loc[rows["estimator_build"] == "constant", "rmse"]
         for height in level:

@@ -6,13 +6,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
-from bench.report.drawing import Series
+from bench.report.drawing import Array, Series
 
 NOTHING = 1e-7  # of the largest: what a logarithmic axis cannot show beside it
 REACH = 4.0  # factor: how far below its point an interval that reaches 0 is drawn
 DEEP = 10.0  # factor below the axis: how far it is extended for the floor of the truth
 WIDE = 12.0  # maximum over median above which a signed axis is logarithmic outside its middle
 LINEAR_SKILL = 1.0  # below minus this the axis of skills is logarithmic: some are very bad
+ROOM, LEAST_ROOM = 0.06, 1.3  # beside the points: a share of their range in decades, a factor
 DECADES = 1e5  # a logarithmic axis that spans less is labelled in plain numbers
 
 
@@ -117,9 +118,15 @@ def plain_logs(axis: Axes) -> None:
             axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def durations(axis: Axes) -> None:
-    """Seconds on a logarithmic abscissa, in units."""
+def durations(axis: Axes, seconds: Array) -> None:
+    """A logarithmic abscissa, in units, that shows these seconds with room around them.
+
+    Its limits are set, not found: around a lone point matplotlib finds limits that rounding alone
+    keeps apart.
+    """
+    room = max(float(seconds.max() / seconds.min()) ** ROOM, LEAST_ROOM)
     axis.set_xscale("log")
+    axis.set_xlim(seconds.min() / room, seconds.max() * room)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _duration(x)))
     axis.xaxis.set_minor_formatter(NullFormatter())
 
