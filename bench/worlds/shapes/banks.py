@@ -80,13 +80,13 @@ class Banks:
             )
             if path is None:
                 path = self.write(name, scenes(), caption, self.cache)
-            tensors = load_file(path)
+            tensors, embeddings = load_file(path), load_file(_beside(path))
             to = next(self.backbone.parameters()).device
             self._loaded[name] = Bank(
-                latents=tensors.pop("latents").double().to(to),
-                log_weights=tensors.pop("log_weights").double().to(to),
+                latents=tensors["latents"].double().to(to),
+                log_weights=tensors["log_weights"].double().to(to),
                 embeddings={
-                    k: normalize(v.to(to, torch.float32), dim=-1) for k, v in tensors.items()
+                    k: normalize(v.to(to, torch.float32), dim=-1) for k, v in embeddings.items()
                 },
             )
         return self._loaded[name]
@@ -110,14 +110,23 @@ class Banks:
             decoded = self.backbone.decode(z.float())
             for tower, reward in rewards.items():
                 embeddings[tower].append(embed(reward, decoded))
-        tensors = {k: torch.cat(v).cpu() for k, v in embeddings.items()}
-        tensors |= {"latents": torch.cat(latents).cpu(), "log_weights": log_weights}
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{name}.safetensors"
-        new = path.with_suffix(f".{os.getpid()}.new")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, new)
-        os.replace(new, path)
+        _save(_beside(path), {k: torch.cat(v).cpu() for k, v in embeddings.items()})
+        _save(path, {"latents": torch.cat(latents).cpu(), "log_weights": log_weights})
         return path
+
+
+def _beside(path: Path) -> Path:
+    """The file of a bank's embeddings, which is written first: no shipped file is large."""
+    return path.with_name(f"{path.stem}-embeddings.safetensors")
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Whole or not at all, whoever else makes the same."""
+    new = path.with_suffix(f".{os.getpid()}.new")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, new)
+    os.replace(new, path)
 
 
 def embed(reward: Reward, x: Tensor) -> Tensor:

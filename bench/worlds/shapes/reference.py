@@ -23,7 +23,7 @@ from stitchvm.world import World
 
 SIGMAS = (0.1, 0.25, 0.5, 0.75, 0.9)
 LATENTS, ROLLOUTS = 8, 256  # per noise level, per latent
-STEPS, GUIDANCE = 12, 2.0  # of Flow-GRPO's sampler
+KERNEL, STEPS, GUIDANCE = "flow_grpo", 8, 2.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def make(world: World, rewards: tuple[str, ...], path: Path, seed: int = 0) -> N
     z_0 = world.draw(c, rng.child("z_0"))
     z_t = noise(z_0, t.to(z_0), rng.child("eps").normal(z_0))
     estimator = monte_carlo(
-        world, world.reward(rewards[0]), kernel="flow_grpo", steps=STEPS, guidance=GUIDANCE
+        world, world.reward(rewards[0]), kernel=KERNEL, steps=STEPS, guidance=GUIDANCE
     )
     kept: dict[str, list[Tensor]] = {name: [] for name in rewards}
     for n in narrated(range(ROLLOUTS), "reference rollouts"):

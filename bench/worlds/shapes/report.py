@@ -37,6 +37,7 @@ def write(world: ShapesWorld, out: Path) -> Iterator[str]:
     best = max(tuned, key=lambda scale: tuned[scale]["right"]["all"]["share"])
     found["best_scale"], found["tune"] = float(best), tuned
     found["eval"] = dict(exam.generation(world, "eval", exam.SCALES))
+    found["eval"] |= dict(exam.generation(world, "eval", [float(best)], exam.BEST_SEEDS))
     yield f"eval prompts, guidance {best}: {said(found['eval'][best]['right']['all'])}"
     found["shift"] = exam.shifted(world, float(best))
     (out / "exam.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -3,6 +3,7 @@
 loss = E |u(z_t, t | c) - (eps - z_0)|^2,   t logit-normal, c dropped now and then      (Eq. 1)
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Size:
     steps: int
 
 
-LARGE, SMALL = Size(blocks=8, heads=4, steps=6000), Size(blocks=6, heads=3, steps=4000)
+LARGE, SMALL = Size(blocks=8, heads=4, steps=3000), Size(blocks=6, heads=3, steps=2400)
 
 
 class Generator(nn.Module):
@@ -99,6 +100,15 @@ def encode(vae: AutoencoderKL, scenes: Scenes) -> Tensor:
     return torch.cat(parts)
 
 
+def latents_of(vae: AutoencoderKL, scenes: Scenes, path: Path) -> Tensor:
+    """Latents of scenes, kept in a file: encoding takes minutes, and stages begin with it."""
+    if not path.is_file():
+        new = path.with_suffix(f".{os.getpid()}.new")
+        torch.save(encode(vae, scenes), new)
+        os.replace(new, path)
+    return torch.load(path, weights_only=True)
+
+
 @torch.no_grad()
 def decode(vae: AutoencoderKL, z: Tensor) -> Tensor:
     """Pictures of shifted and scaled latents."""
@@ -123,7 +133,7 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
     model = Generator(size)
     vae = AutoencoderKL.from_pretrained(vae_folder, local_files_only=True).eval()
     data = Told(draw("train", SCENES))
-    latents = encode(vae, data.scenes)
+    latents = latents_of(vae, data.scenes, vae_folder.parent / f"latents-{SCENES}.pt")
     (null,) = tokenizer()([""], padding="max_length")["input_ids"]
     null = torch.tensor(null)
     held = Told(draw("tune", 1024))
@@ -158,7 +168,7 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
         rate=1.2e-3,
         warmup=200,
         average=250,
-        check_every=250,
+        check_every=500,
         muon="transformer_blocks",
     )
     yield from fit(model, loss, check, recipe, folder, seed)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from bench.worlds.shapes.album import save
 from bench.worlds.shapes.make.fit import Recipe, fit, keep
-from bench.worlds.shapes.make.generator import encode
+from bench.worlds.shapes.make.generator import encode, latents_of
 from bench.worlds.shapes.make.vae import SHOWN, psnr
 from bench.worlds.shapes.scenes import draw, render
 
 RECIPE = Recipe(steps=2500, rate=2e-3, check_every=250)
 BATCH = 32
-SCENES = 30_000
+SCENES = 80_000
 
 
 def architecture() -> AutoencoderTiny:
@@ -37,7 +37,8 @@ def train(folder: Path, vae_folder: Path, seed: int = 6) -> Iterator[dict[str, A
     vae = AutoencoderKL.from_pretrained(vae_folder, local_files_only=True)
     vae = vae.eval().requires_grad_(requires_grad=False)
     scenes, tune = draw("train", SCENES), draw("tune", 512)
-    latents, held, held_x = encode(vae, scenes), encode(vae, tune), render(tune)
+    latents = latents_of(vae, scenes, vae_folder.parent / f"latents-{SCENES}.pt")
+    held, held_x = encode(vae, tune), render(tune)
 
     def loss(tiny: Any, step: int, rng: torch.Generator) -> Tensor:
         rows = torch.randint(SCENES, (BATCH,), generator=rng)
