@@ -162,14 +162,16 @@ class Measured:
         self.gradients: Tensor | None = None
 
     def measure(self) -> None:
-        """Values, counts and time, then memory; then the same for gradients."""
-        for rows in self.batches:  # the timed calls' warm-up: all prompts are known after it
-            self._value(0, rows)
+        """Values, counts and time, then memory; then the same for gradients.
+
+        The last replicate comes first and is not timed: all prompts are known after it.
+        """
+        last = torch.cat([self._value(self.replicates - 1, rows) for rows in self.batches])
         with self.calls.during() as spent:
             first = self._pass(0)
         self.counts = {kind: spent[kind] / len(first) for kind in KINDS}
-        others = [self._pass(replicate) for replicate in range(1, self.replicates)]
-        self.values = torch.stack([first, *others])
+        others = [self._pass(replicate) for replicate in range(1, self.replicates - 1)]
+        self.values = torch.stack([first, *others, last][: self.replicates])
         while len(self.call_seconds) < self.protocol.calls:
             self._pass(0)
         self.peak = self._peak(self._value)
