@@ -29,17 +29,30 @@ def world() -> None:
 )
 @click.option("--out", type=Path, help="Where to write the weights once all stages are finished.")
 @click.option(
+    "--from",
+    "weights",
+    type=Path,
+    help="Take networks from exported weights; a generator named by --stage is trained further.",
+)
+@click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."
 )
 @careful
 def build(
-    name: str, stages: tuple[str, ...], folder: Path, out: Path | None, threads: int
+    name: str,
+    stages: tuple[str, ...],
+    folder: Path,
+    out: Path | None,
+    weights: Path | None,
+    threads: int,
 ) -> None:
     """Train the networks of a world; killed at any moment, the same command goes on."""
     del name
-    from bench.worlds.shapes.build import STAGES, missing  # noqa: PLC0415 - slow to import
+    from bench.worlds.shapes.build import STAGES, adopt, missing  # noqa: PLC0415 - slow to import
     from bench.worlds.shapes.build import build as build_stages  # noqa: PLC0415
 
+    if weights is not None:
+        adopt(weights, folder, stages)
     todo = missing(folder, stages)
     for stage, of in STAGES.items():
         state = "to do" if stage in todo else "-" if stages and stage not in stages else "done"

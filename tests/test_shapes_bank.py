@@ -24,6 +24,7 @@ from bench.worlds.shapes.make import fit as fit_module
 from bench.worlds.shapes.make import preference
 from bench.worlds.shapes.make.aesthetic import features
 from bench.worlds.shapes.make.clip import JUDGE, Told, architecture, contrastive, recalled
+from bench.worlds.shapes.make.export import card
 from bench.worlds.shapes.make.fit import Recipe, fit
 from bench.worlds.shapes.make.preference import graded, pairs, pleased
 from bench.worlds.shapes.make.words import END, LENGTH, SPECIAL, UNKNOWN, tokenizer
@@ -868,3 +869,16 @@ def test_finished_stages_are_not_made_again(tmp_path):
         assert name not in missing(tmp_path)
     assert list(build(tmp_path, (), 1)) == []
     assert missing(tmp_path / "empty", ("clip", "vae")) == ["vae", "clip"]
+
+
+def test_the_card_adds_up_what_was_trained_further(tmp_path):
+    (tmp_path / "logs").mkdir()
+    records = [
+        {"step": 500, "seconds": 300, "score": -0.7, "velocity_mse": 0.7},
+        {"step": 1000, "seconds": 600, "score": -0.5, "velocity_mse": 0.5},
+        {"step": 400, "seconds": 240, "score": -0.4, "velocity_mse": 0.4},
+        {"step": 800, "seconds": 480, "score": -0.45, "velocity_mse": 0.45},
+    ]
+    text = "".join(f"{json.dumps(record)}\n" for record in records)
+    (tmp_path / "logs" / "large.jsonl").write_text(text)
+    assert "| large | 1800 | 18 | velocity_mse 0.4 |" in card(tmp_path)

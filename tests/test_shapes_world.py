@@ -20,11 +20,12 @@ from baselines.monte_carlo import build as monte_carlo
 from baselines.tweedie import build as tweedie
 from bench.meter import Calls
 from bench.worlds import WORLDS
-from bench.worlds.shapes import reference, weights
+from bench.worlds.shapes import build, reference, weights
 from bench.worlds.shapes import world as world_module
 from bench.worlds.shapes.banks import Banks
 from bench.worlds.shapes.captions import seen, told
 from bench.worlds.shapes.conditional import draw_for
+from bench.worlds.shapes.make import generator
 from bench.worlds.shapes.make.clip import Told, recalled
 from bench.worlds.shapes.make.generator import LARGE, Generator
 from bench.worlds.shapes.make.preference import graded, pairs
@@ -720,6 +721,27 @@ def test_rollouts_agree_with_the_shipped_reference(shapes):
         rewards = rollouts.rewards(z_t, t, c, Streams.of(9, "agree", rows=4)).double()
     error = (rewards.var(0) / 32 + known.error["clip"][rows] ** 2).sqrt()
     assert bool(((rewards.mean(0) - known.mean["clip"][rows]).abs() <= 4.5 * error).all())
+
+
+# Going on from the weights
+
+
+def test_stages_can_be_taken_from_the_weights_and_trained_further(shapes, tmp_path):
+    build.adopt(SHIPPED, tmp_path, ("large",))
+    assert build.missing(tmp_path) == ["large"]
+    model = Generator(LARGE)
+    generator._load(model, tmp_path / "large" / "start")
+    z_t, t, c = pure_noise(shapes, 2), time(0.4), list(shapes.prompts[:2])
+    ids = torch.tensor(tokenizer()(c, padding="max_length")["input_ids"])
+    with torch.no_grad():
+        same = model.eval()(z_t, t.expand(2), ids)
+    torch.testing.assert_close(same, shapes.backbone.velocity(z_t, t, c), rtol=0, atol=1e-5)
+    (tmp_path / "vae" / "model" / "mine").touch()
+    build.adopt(SHIPPED, tmp_path)  # what is there stays
+    assert (tmp_path / "vae" / "model" / "mine").exists()
+    assert not (tmp_path / "large" / "model").exists()
+    with pytest.raises(ValueError, match=r"expected stages to train further in .*got \['vae'\]"):
+        build.adopt(SHIPPED, tmp_path, ("vae",))
 
 
 # What the project promises of the networks

@@ -1,16 +1,21 @@
 """Making the shapes world: stages in order, each resumable, each done once.
 
-A stage leaves `<folder>/<stage>/model`; what is there is not made again.
+A stage leaves `<folder>/<stage>/model`; what is there is not made again.  Stages can also be taken
+from exported weights, and the generators among them trained further.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.worlds.shapes.make import aesthetic, clip, generator, preference, tiny, vae
+from bench.worlds.shapes.weights import verify
+
+FURTHER = ("large", "small")  # stages that nothing else is made from
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,15 @@ class Stage:
         about: What it is.
         minutes: That its training takes on one core.
         train: Trains it in a folder of stages, yielding records.
+        exported: Parts of its network by where they lie in exported weights.
+        only_for: The one stage that needs it, if it is not exported itself.
     """
 
     about: str
     minutes: int
     train: Callable[[Path], Iterator[dict[str, Any]]]
+    exported: Mapping[str, str] = field(default_factory=dict)
+    only_for: str | None = None
 
 
 def _model(folder: Path, stage: str) -> Path:
@@ -40,37 +49,56 @@ def _model(folder: Path, stage: str) -> Path:
     return path
 
 
+def _generator(name: str) -> dict[str, str]:
+    """Where the parts of a generator lie in exported weights."""
+    return {part: f"{name}/{part}" for part in generator.PARTS}
+
+
 STAGES = {
-    "vae": Stage("the autoencoder", 30, lambda f: vae.train(f / "vae")),
-    "clip": Stage("the reward's CLIP", 20, lambda f: clip.train(f / "clip", clip.REWARD, 1)),
+    "vae": Stage("the autoencoder", 23, lambda f: vae.train(f / "vae"), {"": "large/vae"}),
+    "clip": Stage(
+        "the reward's CLIP", 24, lambda f: clip.train(f / "clip", clip.REWARD, 1), {"": "clip"}
+    ),
     "large": Stage(
         "the generator and its text encoders",
-        120,
+        110,
         lambda f: generator.train(f / "large", _model(f, "vae"), generator.LARGE, 3),
+        _generator("large"),
     ),
     "small": Stage(
         "a smaller generator on the same latents",
-        40,
+        20,
         lambda f: generator.train(f / "small", _model(f, "vae"), generator.SMALL, 4),
+        _generator("small"),
     ),
-    "tiny": Stage("the tiny decoder", 8, lambda f: tiny.train(f / "tiny", _model(f, "vae"))),
+    "tiny": Stage(
+        "the tiny decoder", 10, lambda f: tiny.train(f / "tiny", _model(f, "vae")), {"": "tiny"}
+    ),
     "aesthetic": Stage(
         "the head on the reward's CLIP",
         1,
         lambda f: aesthetic.train(f / "aesthetic", _model(f, "clip")),
+        {"": "aesthetic"},
     ),
     "hps": Stage(
         "the reward's CLIP finetuned on preferences",
-        16,
-        lambda f: preference.train(f / "hps", _model(f, "clip"), preference.graded, 1800, seed=7),
+        12,
+        lambda f: preference.train(f / "hps", _model(f, "clip"), preference.graded, 1100, seed=7),
+        {"": "hps"},
     ),
-    "judge": Stage("another CLIP", 8, lambda f: clip.train(f / "judge", clip.JUDGE, 2)),
+    "judge": Stage(
+        "another CLIP",
+        10,
+        lambda f: clip.train(f / "judge", clip.JUDGE, 2),
+        only_for="pick",
+    ),
     "pick": Stage(
         "that CLIP finetuned on other preferences",
-        6,
+        5,
         lambda f: preference.train(
             f / "pick", _model(f, "judge"), preference.pleased, 700, seed=8
         ),
+        {"": "pick"},
     ),
 }
 
@@ -100,7 +128,41 @@ def build(
             yield name, record
 
 
+def adopt(weights: Path, folder: Path, further: tuple[str, ...] = ()) -> None:
+    """Take stages from exported weights, but for those that the folder has.
+
+    Args:
+        weights: An exported folder.
+        folder: Of the stages.
+        further: Stages to train further from what they were, instead of taking them as finished.
+
+    Raises:
+        FileNotFoundError: if there are no such weights.
+        ValueError: if they are not what their digests say, or for a stage that other stages were
+            made from.
+    """
+    verify(weights)
+    if wrong := set(further) - set(FURTHER):
+        raise ValueError(f"expected stages to train further in {FURTHER}, got {sorted(wrong)}")
+    for name, stage in STAGES.items():
+        if not stage.exported or (folder / name).exists():
+            continue
+        new = folder / f"{name}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        to, log = ("start", "earlier") if name in further else ("model", "log")
+        for part, source in stage.exported.items():
+            shutil.copytree(weights / source, new / to / part)
+        kept = weights / "logs" / f"{name}.jsonl"
+        if kept.is_file():
+            shutil.copy(kept, new / f"{log}.jsonl")
+        new.rename(folder / name)
+
+
 def missing(folder: Path, stages: tuple[str, ...] = ()) -> list[str]:
     """Those of the stages, all by default, that are not finished, in order."""
-    asked = [name for name in STAGES if not stages or name in stages]
-    return [name for name in asked if not (folder / name / "model").is_dir()]
+
+    def finished(name: str) -> bool:
+        only_for = STAGES[name].only_for
+        return (folder / name / "model").is_dir() or bool(only_for and finished(only_for))
+
+    return [n for n in STAGES if (not stages or n in stages) and not finished(n)]

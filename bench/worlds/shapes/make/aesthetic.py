@@ -4,6 +4,7 @@ Least squares with a little shrinkage, chosen on the tune split; LAION's head is
 """
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import CLIPModel
 
-from bench.worlds.shapes.make.fit import keep
+from bench.worlds.shapes.make.fit import LOG, keep
 from bench.worlds.shapes.ratings import rated, rating
 from bench.worlds.shapes.scenes import Scenes, draw, render
 
@@ -36,9 +37,12 @@ def features(clip: CLIPModel, scenes: Scenes) -> Tensor:
 
 def train(folder: Path, clip_folder: Path, seed: int = 5) -> Iterator[dict[str, Any]]:
     """Fit the head; yields one record, with its rank correlation on the tune split."""
-    clip = CLIPModel.from_pretrained(clip_folder, local_files_only=True).eval()
+    begun = time.monotonic()
+    clip = CLIPModel.from_pretrained(
+        clip_folder, local_files_only=True, dtype=torch.float32
+    ).eval()
     scenes, tune = draw("train", SCENES), draw("tune", 4096)
-    x, x_tune = features(clip, scenes), features(clip, tune)
+    x, x_tune = features(clip.eval(), scenes), features(clip, tune)
     y = rated(scenes, torch.Generator().manual_seed(seed)).double()
     gram = x.T @ x / len(x)
     best: tuple[float, Tensor] = (-1.0, gram[0])
@@ -55,4 +59,7 @@ def train(folder: Path, clip_folder: Path, seed: int = 5) -> Iterator[dict[str, 
         (to / "head.json").write_text(json.dumps({"sizes": [len(w) - 1, 1]}) + "\n")
 
     keep(folder, save)
-    yield {"step": 1, "spearman": rank}
+    spent = time.monotonic() - begun
+    record = {"step": 1, "seconds": spent, "score": rank, "spearman": rank}
+    (folder / LOG).write_text(json.dumps(record) + "\n")
+    yield record

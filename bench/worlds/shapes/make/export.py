@@ -3,7 +3,8 @@
     large/      a StableDiffusion3Pipeline       small/   the same without its own vae
     tiny/       AutoencoderTiny                  clip/ hps/ pick/   CLIPModel and tokenizer
     aesthetic/  head.safetensors                 banks/   what the quickstart needs
-    reference.safetensors        digests.json, README.md
+    reference.safetensors           logs/    what each stage recorded
+    digests.json, README.md
 
 All weights are float16 safetensors in shards of less than 3 MB.
 """
@@ -88,8 +89,17 @@ def export(stages: Path, folder: Path) -> str:
         tokenizer().save_pretrained(folder / name)
         (folder / name / "preprocessor_config.json").write_text(json.dumps(PIXELS, indent=2))
     shutil.copytree(stages / "aesthetic" / "model", folder / "aesthetic")
-    (folder / "README.md").write_text(card(stages, folder))
+    (folder / "logs").mkdir()
+    for log in sorted(stages.glob("*/log.jsonl")):
+        (folder / "logs" / f"{log.parent.name}.jsonl").write_text(_whole_log(log))
+    (folder / "README.md").write_text(card(folder))
     return sign(folder)
+
+
+def _whole_log(log: Path) -> str:
+    """All that a stage recorded; a fall of `step` shows where it was trained further."""
+    earlier = log.with_name("earlier.jsonl")
+    return (earlier.read_text() if earlier.is_file() else "") + log.read_text()
 
 
 def add_truth(folder: Path, prompts: int) -> str:
@@ -139,19 +149,21 @@ def _pipeline(folder: Path, vae: AutoencoderKL | None) -> StableDiffusion3Pipeli
     )
 
 
-def card(stages: Path, folder: Path) -> str:
+def card(folder: Path) -> str:
     """How the networks were made, what each reached, and how large they are, as markdown."""
     rows = []
-    for path in sorted(stages.glob("*/log.jsonl")):
+    for path in sorted((folder / "logs").iterdir()):
         records = [json.loads(line) for line in path.read_text().splitlines()]
-        last, best = records[-1], max(records, key=lambda r: r["score"])
+        later = [*records[1:], {"step": 0}]
+        ends = [r for r, n in zip(records, later, strict=True) if n["step"] <= r["step"]]
+        steps, seconds = (sum(end.get(key, 0) for end in ends) for key in ("step", "seconds"))
+        best = max(records, key=lambda r: r.get("score", 0.0))
         figure = next(k for k in best if k not in {"step", "seconds", "loss", "score"})
         rows.append(
-            f"| {path.parent.name} | {last['step']} | {last['seconds'] / 60:.0f} "
-            f"| {figure} {best[figure]:.4g} at step {best['step']} |"
+            f"| {path.stem} | {steps} | {seconds / 60:.0f} | {figure} {best[figure]:.4g} |"
         )
     sizes = []
-    for part in sorted(p for p in folder.iterdir() if p.is_dir()):
+    for part in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != "logs"):
         files = [p for p in part.rglob("*") if p.is_file()]
         count = sum(
             t.numel() for p in files if p.suffix == ".safetensors" for t in load_file(p).values()

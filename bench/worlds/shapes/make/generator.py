@@ -29,6 +29,8 @@ BATCH = 64
 DROP = 0.1  # share of captions replaced by the null text
 SHOWN, GUIDANCE, STEPS = 36, 3.0, 16  # of the samples drawn at each check
 TEXT = 64  # width of each text encoder
+PARTS = ("transformer", "text_encoder", "text_encoder_2")
+AGAIN = 100  # added to the seed of a generator that is trained further
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Size:
     steps: int
 
 
-LARGE, SMALL = Size(blocks=8, heads=4, steps=3000), Size(blocks=6, heads=3, steps=2400)
+LARGE, SMALL = Size(blocks=8, heads=4, steps=4600), Size(blocks=6, heads=3, steps=1500)
 
 
 class Generator(nn.Module):
@@ -90,6 +92,12 @@ class Generator(nn.Module):
         return self.transformer(z_t, tokens, pooled, 1000 * t).sample
 
 
+def load_vae(folder: Path) -> AutoencoderKL:
+    """The finished autoencoder, in float32 also where it was exported as float16."""
+    vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    return vae.eval().requires_grad_(requires_grad=False)
+
+
 @torch.no_grad()
 def encode(vae: AutoencoderKL, scenes: Scenes) -> Tensor:
     """Latents of scenes, shifted and scaled."""
@@ -115,6 +123,13 @@ def decode(vae: AutoencoderKL, z: Tensor) -> Tensor:
     return vae.decode(z / vae.config.scaling_factor + vae.config.shift_factor).sample
 
 
+def _load(model: Generator, folder: Path) -> None:
+    """Set the weights of all parts."""
+    for name in PARTS:
+        part: Any = getattr(model, name)
+        part.load_state_dict(type(part).from_pretrained(folder / name).state_dict())
+
+
 def _samples(model: nn.Module, ids: Tensor, null: Tensor, seed: int) -> Tensor:
     """Latents sampled for captions, to look at while training goes on, (B, 4, 8, 8)."""
     z = torch.randn(len(ids), 4, 8, 8, generator=torch.Generator().manual_seed(seed))
@@ -128,10 +143,13 @@ def _samples(model: nn.Module, ids: Tensor, null: Tensor, seed: int) -> Tensor:
 
 
 def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dict[str, Any]]:
-    """Train one generator from nothing."""
+    """Train one generator, from nothing or from the weights in `<folder>/start`."""
     torch.manual_seed(seed)
     model = Generator(size)
-    vae = AutoencoderKL.from_pretrained(vae_folder, local_files_only=True).eval()
+    if (folder / "start").is_dir():
+        seed += AGAIN
+        _load(model, folder / "start")
+    vae = load_vae(vae_folder)
     data = Told(draw("train", SCENES))
     latents = latents_of(vae, data.scenes, vae_folder.parent / f"latents-{SCENES}.pt")
     (null,) = tokenizer()([""], padding="max_length")["input_ids"]
@@ -174,8 +192,8 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
     yield from fit(model, loss, check, recipe, folder, seed)
 
     def save_all(to: Path) -> None:
-        networks: Iterator[tuple[str, Any]] = model.named_children()
-        for name, network in networks:
-            network.save_pretrained(to / name)
+        for name in PARTS:
+            part: Any = getattr(model, name)
+            part.save_pretrained(to / name)
 
     keep(folder, save_all)

@@ -23,7 +23,7 @@ from bench.worlds.shapes.scenes import Scenes, draw, render
 
 PAIRS = 128
 BESIDE = 0.1  # weight of the contrastive loss
-SCENES = 30_000
+SCENES, FRESH = 60_000, 1  # and the seed of scenes that pretraining has not seen
 
 Rule = Callable[[Told, list[int], list[str], torch.Generator], tuple[Tensor, Tensor]]
 
@@ -74,9 +74,8 @@ def train(
 ) -> Iterator[dict[str, Any]]:
     """Finetune one CLIP."""
     torch.manual_seed(seed)
-    model = CLIPModel.from_pretrained(clip_folder, local_files_only=True)
-    data, tune = Told(draw("train", SCENES)), Told(draw("tune", 2048))
-
+    model = CLIPModel.from_pretrained(clip_folder, local_files_only=True, dtype=torch.float32)
+    data, tune = Told(draw("train", SCENES, FRESH)), Told(draw("tune", 2048))
     held_x, held_texts, better, chosen = pairs(tune, rule, 2048, torch.Generator().manual_seed(1))
     held_ids, ceiling = tune.tokens(held_texts), ((better > 0) == chosen).float().mean().item()
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from bench.worlds.shapes.album import save
 from bench.worlds.shapes.make.fit import Recipe, fit, keep
-from bench.worlds.shapes.make.generator import encode, latents_of
+from bench.worlds.shapes.make.generator import encode, latents_of, load_vae
 from bench.worlds.shapes.make.vae import SHOWN, psnr
 from bench.worlds.shapes.scenes import draw, render
 
@@ -34,8 +34,7 @@ def train(folder: Path, vae_folder: Path, seed: int = 6) -> Iterator[dict[str, A
     """Train the decoder from the VAE's latents to the pictures behind them; the encoder back."""
     torch.manual_seed(seed)
     model = architecture()
-    vae = AutoencoderKL.from_pretrained(vae_folder, local_files_only=True)
-    vae = vae.eval().requires_grad_(requires_grad=False)
+    vae = load_vae(vae_folder)
     scenes, tune = draw("train", SCENES), draw("tune", 512)
     latents = latents_of(vae, scenes, vae_folder.parent / f"latents-{SCENES}.pt")
     held, held_x = encode(vae, tune), render(tune)
