@@ -7,6 +7,7 @@ come with standard errors.  Where nobody knows p(z_0 | z_t), this is what can be
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors import safe_open
@@ -23,7 +24,8 @@ from stitchvm.world import World
 
 SIGMAS = (0.1, 0.25, 0.5, 0.75, 0.9)
 LATENTS, ROLLOUTS = 8, 256  # per noise level, per latent
-KERNEL, STEPS, GUIDANCE = "flow_grpo", 8, 2.0
+KERNEL: Final = "flow_grpo"
+STEPS, GUIDANCE = 8, 2.0
 
 
 @dataclass(frozen=True)
