@@ -29,6 +29,7 @@ SCALES = (1.0, 2.0, 3.0, 4.0, 6.0)  # of guidance
 STEPS = 28  # of the ODE, as SD 3.5's own default
 PER_KIND = 6  # prompts of each kind
 SEEDS, BEST_SEEDS = 4, 20  # samples of each prompt, and at the guidance that was chosen
+PAIRS = 6000  # of pictures, for the rewards that learned preferences
 AT_ONCE = 120
 SD35_MEDIUM = {"denoise": 22.5, "decode": 10.47, "reward": 0.38}  # TFLOP at 1024 px, CLIP-L/336
 
@@ -94,9 +95,9 @@ def rewards(world: ShapesWorld) -> Iterator[tuple[str, Any]]:
             "n": len(scenes),
         },
     )
-    held = Told(draw("eval", 2048))
+    held = Told(draw("eval", PAIRS))
     for name, rule in (("hps", graded), ("pick", pleased)):
-        x, texts, better, chosen = pairs(held, rule, 2048, torch.Generator().manual_seed(2))
+        x, texts, better, chosen = pairs(held, rule, PAIRS, torch.Generator().manual_seed(2))
         reward = world.reward(name)
         scores = torch.cat(
             [
