@@ -48,8 +48,11 @@ def build(
 ) -> None:
     """Train the networks of a world; killed at any moment, the same command goes on."""
     del name
-    from bench.worlds.shapes.build import STAGES, adopt, missing  # noqa: PLC0415 - slow to import
-    from bench.worlds.shapes.build import build as build_stages  # noqa: PLC0415
+    from bench.worlds.shapes.quiet import quietly  # noqa: PLC0415
+
+    with quietly():
+        from bench.worlds.shapes.build import STAGES, adopt, missing  # noqa: PLC0415 - slow
+        from bench.worlds.shapes.build import build as build_stages  # noqa: PLC0415
 
     if weights is not None:
         adopt(weights, folder, stages)
@@ -86,7 +89,10 @@ def check(name: str, folder: Path | None, out: Path, generator: Literal["large",
     """Examine a world's networks on held-out data; write figures, pictures and a table."""
     del name
     from bench.worlds.shapes import shapes  # noqa: PLC0415
-    from bench.worlds.shapes.report import write  # noqa: PLC0415 - slow to import
+    from bench.worlds.shapes.quiet import quietly  # noqa: PLC0415
+
+    with quietly():
+        from bench.worlds.shapes.report import write  # noqa: PLC0415 - slow to import
 
     made = shapes(generator=generator, folder=None if folder is None else str(folder))
     for line in write(made, out):

@@ -159,7 +159,7 @@ def test_a_broken_estimator_fails_its_contract(tmp_path):
 def test_refusals(suite, tmp_path):
     assert "unknown command 'runn'" in said("runn", "quickstart")
     assert "did you mean 'run'?" in said("runn", "quickstart")
-    unknown = "unknown suite 'quikstart': expected one of quickstart, value; did you mean"
+    unknown = "unknown suite 'quikstart': expected one of quickstart, value, value-shapes; did"
     assert unknown in said("run", "quikstart")
     assert "unknown world 'gausian'" in said("run", suite, "--world", "gausian")
     assert "unknown field 'sigma'" in said("run", suite, "--set", "sigma=0.5")
@@ -217,7 +217,7 @@ def test_the_readme_is_true(tmp_path, monkeypatch):
     assert load_file(file, "estimator").build
     assert "FAILED" not in call("test", file)
     shell = re.search(r"stitchbench run (quickstart --set .*?) --store", text)[1].split()
-    assert len(re.findall(r"estimator=my_estimator ", call("plan", *shell))) == 2
+    assert len(re.findall(r"estimator=my_estimator ", call("plan", *shell))) == 3
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert (Path(__file__).parents[1] / link).exists(), link

@@ -40,7 +40,9 @@ def captioned(x: Tensor, captions: Sequence[str], right: Tensor, path: Path) -> 
 
     columns = 6
     rows = -(-len(x) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.9 * columns, 2.15 * rows))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.9 * columns, 2.5 * rows), layout="constrained"
+    )
     pictures = ((x.detach().clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).cpu().numpy()
     for axis in axes.flat:
         axis.axis("off")
@@ -53,8 +55,7 @@ def captioned(x: Tensor, captions: Sequence[str], right: Tensor, path: Path) -> 
             fontsize=7.5,
             color="black" if good else "tab:red",
         )
-    figure.tight_layout(pad=0.4)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
     return path
 

@@ -39,7 +39,7 @@ Made by `stitchbench world build shapes` from procedural scenes alone (bench/wor
 picture or text of anyone's is in them.  Apache-2.0, as the code.  Figures are of the tune split;
 `results/shapes` has those of held-out data.
 
-| stage | steps | minutes, one core | best |
+| stage | steps | minutes, on one or two cores | best |
 |---|---|---|---|
 {stages}
 
