@@ -22,6 +22,8 @@ from bench.store import RECORD, Store
 
 CELL = "cell.json"
 LOG = "log.txt"
+ANNOUNCED = "making the "  # begins what a cell says of long work that is done once
+LISTEN_EVERY = 2.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _spawn(
     with (attempt / LOG).open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
         try:
-            code = process.wait()
+            code = _await(process, attempt / LOG)
         finally:
             process.kill()
             process.wait()
@@ -179,6 +181,20 @@ def _spawn(
     wall = time.monotonic() - float(start)
     store.write(attempt, _record(cell, device, "process") | failed | {"wall_seconds": wall}, {})
     return "error", reason
+
+
+def _await(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Wait for a cell's process, and pass on what it announces; returns its exit code."""
+    passed_on = 0
+    while True:
+        try:
+            return process.wait(timeout=LISTEN_EVERY)
+        except subprocess.TimeoutExpired:
+            lines = log.read_text(errors="replace").splitlines()
+            announced = [line for line in lines if line.startswith(ANNOUNCED)]
+            for line in announced[passed_on:]:
+                print(line, file=sys.stderr, flush=True)  # noqa: T201
+            passed_on = len(announced)
 
 
 def _record(cell: Cell, device: str, isolation: str) -> dict[str, Any]:

@@ -339,6 +339,22 @@ def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path):
     assert (record["status"], record["reason"]) == ("error", reason)
 
 
+def test_what_a_process_announces_is_passed_on_once(tmp_path, monkeypatch, capfd):
+    file = tmp_path / "slow.py"
+    file.write_text(
+        "import sys, time\nfrom baselines.constant import build as constant\n"
+        "def build(world, reward):\n"
+        "    print('chatter', file=sys.stderr, flush=True)\n"
+        "    print('making the bank, once: 5%', file=sys.stderr, flush=True)\n"
+        "    time.sleep(1)\n"
+        "    return constant(world, reward)\n"
+    )
+    monkeypatch.setattr("bench.run.LISTEN_EVERY", 0.2)
+    cells = planned(estimator=[f"{file}:build"])
+    assert run(cells, Store(tmp_path / "store"), isolation="process")["ok"] == 1
+    assert capfd.readouterr().err == "making the bank, once: 5%\n"
+
+
 def test_harness_share_of_a_long_cell_is_small(tmp_path):
     entry = {"name": "mc", "build": "monte_carlo", "particles": 16, "steps": 16}
     [(record, _)] = measured(tmp_path, world="gaussian", estimator=[entry], gradient=False)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from bench.run import ANNOUNCED
 from bench.worlds.shapes.bank import Bank
 from bench.worlds.shapes.captions import parse, seen, told
 from bench.worlds.shapes.conditional import draw_for
@@ -145,7 +146,7 @@ def narrated(items: Iterable[int], what: str) -> Iterator[int]:
         if done and due:
             told_at = spent
             print(  # noqa: T201
-                f"making the {what}, once: {done / len(todo):.0%}, about {left / 60:.1f} min left",
+                f"{ANNOUNCED}{what}, once: {done / len(todo):.0%}, about {left / 60:.1f} min left",
                 file=sys.stderr,
                 flush=True,
             )
