@@ -382,7 +382,7 @@ def test_a_velocity_resumed_from_any_block_is_the_velocity(request, size):
         u = world.backbone.velocity(z_t, t, c)
         for i in range(1, world.backbone.depth + 1):
             state = world.backbone.trunk(z_t, t, i, c)
-            torch.testing.assert_close(world.backbone.resume(state), u, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(world.backbone.resume(state), u, rtol=0, atol=1e-5)
 
 
 def test_sampling_equals_the_diffusers_pipeline(shapes):
@@ -569,10 +569,10 @@ def test_guidance_calls_the_backbone_as_often_as_it_says(shapes, counted):
         with counted.during() as spent, torch.no_grad():
             u = CFG(shapes.backbone.velocity, scale)(z_t, time(0.5), c)
         assert spent["velocity"] == calls
-    null, prompted = (
-        shapes.backbone.velocity(z_t, time(0.5), prompts) for prompts in ([NULL] * 2, c)
-    )
-    torch.testing.assert_close(u, null + 2 * (prompted - null), rtol=1e-5, atol=1e-5)
+    # In one batch: guidance multiplies how a float32 product rounds in another one.
+    both = shapes.backbone.velocity(z_t.repeat(2, 1, 1, 1), time(0.5), [NULL] * 2 + c)
+    null, prompted = both.chunk(2)
+    torch.testing.assert_close(u, null + 2 * (prompted - null), rtol=0, atol=1e-5)
 
 
 def test_guided_rollouts_have_a_value_of_their_own(shapes):
@@ -735,7 +735,7 @@ def test_stages_can_be_taken_from_the_weights_and_trained_further(shapes, tmp_pa
     ids = torch.tensor(tokenizer()(c, padding="max_length")["input_ids"])
     with torch.no_grad():
         same = model.eval()(z_t, t.expand(2), ids)
-    torch.testing.assert_close(same, shapes.backbone.velocity(z_t, t, c), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(same, shapes.backbone.velocity(z_t, t, c), rtol=0, atol=1e-5)
     (tmp_path / "vae" / "model" / "mine").touch()
     build.adopt(SHIPPED, tmp_path)  # what is there stays
     assert (tmp_path / "vae" / "model" / "mine").exists()

@@ -1,4 +1,4 @@
-"""The examination of the shapes world as files: exam.json, README.md, and pictures."""
+"""The examination of the shapes world as files: exam.json, tables.md, and pictures."""
 
 import json
 from collections.abc import Iterator
