@@ -26,7 +26,9 @@ from bench.worlds.shapes.make.aesthetic import features
 from bench.worlds.shapes.make.clip import JUDGE, Told, architecture, contrastive, recalled
 from bench.worlds.shapes.make.export import card
 from bench.worlds.shapes.make.fit import Recipe, fit
+from bench.worlds.shapes.make.generator import _mixed
 from bench.worlds.shapes.make.preference import graded, pairs, pleased
+from bench.worlds.shapes.make.reader import CLASSES, NOTHING, heard
 from bench.worlds.shapes.make.words import END, LENGTH, SPECIAL, UNKNOWN, tokenizer
 from bench.worlds.shapes.prompts import prompt_set
 from bench.worlds.shapes.ratings import (
@@ -629,6 +631,22 @@ def test_muon_trains_the_matrices_that_the_recipe_names(tmp_path):
     assert not torch.allclose(ends["weight"].weight, ends[None].weight, atol=1e-3)
 
 
+def test_matrix_products_run_in_bfloat16_but_attention_does_not(tmp_path):
+    met = []
+
+    def loss(model, step, rng):
+        h = model(torch.randn(4, model.in_features, generator=rng))
+        q = h[:, None, None, :]
+        attended = nn.functional.scaled_dot_product_attention(q, q, value=q)
+        met.append((h.dtype, attended.dtype))
+        return attended.pow(2).mean()
+
+    for bf16 in (True, False):
+        model, _, check = regression()
+        list(fit(model, loss, check, replace(RECIPE, steps=1, bf16=bf16), tmp_path / str(bf16), 7))
+    assert met == [(torch.bfloat16, torch.float32), (torch.float32, torch.float32)]
+
+
 def test_a_run_stopped_at_a_record_logs_it_once(tmp_path):
     """The caller may stop listening at any record."""
     model, loss, check = regression()
@@ -707,6 +725,29 @@ def test_the_learning_rate_warms_up_and_falls_to_a_hundredth():
 
 
 # Words
+
+
+def test_what_has_been_said_at_every_word():
+    caption = "a small red ring left of a blue cross on a dark background"
+    words = [None, *caption.split()]
+    labels = heard(caption)
+    told = [
+        [None if k == 0 else known[k - 1] for known, k in zip(CLASSES * 2, row, strict=True)]
+        for row in labels[1 : len(words)].tolist()
+    ]
+    nothing = [None] * len(CLASSES)
+    assert told[3] == ["a", "small", "red", "ring", None, None, None, *nothing]
+    assert told[5] == [*nothing, "a", "small", "red", "ring", "left", None, "left"]
+    assert told[8][:4] == ["a", None, "blue", "cross"]
+    assert told[8][7:] == ["a", "small", "red", "ring", "left", None, "left"]
+    assert told[12] == ["a", *[None] * 4, "dark", None, "a", None, "blue", "cross", *[None] * 3]
+    assert (labels[[0, *range(len(words), LENGTH)]] == NOTHING).all()
+
+
+def test_scenes_of_several_kinds_are_found():
+    scenes = draw("tune", 400)
+    kinds = [{(t.colour, t.shape) for t in scene.things} for scene in seen(scenes)]
+    assert _mixed(scenes).tolist() == [len(k) > 1 for k in kinds]
 
 
 @cache
@@ -848,6 +889,7 @@ def test_an_unknown_stage_is_named(tmp_path):
     ("stage", "needs"),
     [
         ("large", "vae"),
+        ("large", "reader"),
         ("small", "vae"),
         ("tiny", "vae"),
         ("aesthetic", "clip"),
@@ -856,6 +898,8 @@ def test_an_unknown_stage_is_named(tmp_path):
     ],
 )
 def test_a_stage_without_its_input_is_named(stage, needs, tmp_path):
+    if needs != "vae":
+        (tmp_path / "vae" / "model").mkdir(parents=True)
     with pytest.raises(ValueError, match=f"expected stage '{needs}' to be finished first, got no"):
         list(build(tmp_path, (stage,), 1))
     assert list(STAGES).index(needs) < list(STAGES).index(stage)

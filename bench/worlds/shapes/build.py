@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from bench.worlds.shapes.make import aesthetic, clip, generator, preference, tiny, vae
+from bench.worlds.shapes.make import aesthetic, clip, generator, preference, reader, tiny, vae
 from bench.worlds.shapes.weights import verify
 
 FURTHER = ("large", "small")  # stages that nothing else is made from
+START = "start"  # folder of the weights that a stage is trained further from
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class Stage:
         minutes: That its training takes on one core.
         train: Trains it in a folder of stages, yielding records.
         exported: Parts of its network by where they lie in exported weights.
-        only_for: The one stage that needs it, if it is not exported itself.
+        only_for: The stages that need it, if it is not exported itself.
     """
 
     about: str
     minutes: int
     train: Callable[[Path], Iterator[dict[str, Any]]]
     exported: Mapping[str, str] = field(default_factory=dict)
-    only_for: str | None = None
+    only_for: tuple[str, ...] = ()
 
 
 def _model(folder: Path, stage: str) -> Path:
@@ -49,9 +50,15 @@ def _model(folder: Path, stage: str) -> Path:
     return path
 
 
-def _generator(name: str) -> dict[str, str]:
-    """Where the parts of a generator lie in exported weights."""
-    return {part: f"{name}/{part}" for part in generator.PARTS}
+def _generator(name: str, about: str, minutes: int, size: generator.Size, seed: int) -> Stage:
+    """The stage of a generator, which is trained further where it was taken from weights."""
+
+    def train(folder: Path) -> Iterator[dict[str, Any]]:
+        coder = _model(folder, "vae")
+        read = None if (folder / name / START).is_dir() else _model(folder, "reader")
+        return generator.train(folder / name, coder, read, size, seed)
+
+    return Stage(about, minutes, train, {part: f"{name}/{part}" for part in generator.PARTS})
 
 
 STAGES = {
@@ -59,17 +66,17 @@ STAGES = {
     "clip": Stage(
         "the reward's CLIP", 24, lambda f: clip.train(f / "clip", clip.REWARD, 1), {"": "clip"}
     ),
-    "large": Stage(
-        "the generator and its text encoders",
-        110,
-        lambda f: generator.train(f / "large", _model(f, "vae"), generator.LARGE, 3),
-        _generator("large"),
+    "reader": Stage(
+        "the text encoder that the generators begin with",
+        2,
+        lambda f: reader.train(f / "reader", 5),
+        only_for=("large", "small"),
     ),
-    "small": Stage(
-        "a smaller generator on the same latents",
-        20,
-        lambda f: generator.train(f / "small", _model(f, "vae"), generator.SMALL, 4),
-        _generator("small"),
+    "large": _generator(
+        "large", "the generator and its text encoders", 110, generator.LARGE, seed=3
+    ),
+    "small": _generator(
+        "small", "a smaller generator on the same latents", 20, generator.SMALL, seed=4
     ),
     "tiny": Stage(
         "the tiny decoder", 10, lambda f: tiny.train(f / "tiny", _model(f, "vae")), {"": "tiny"}
@@ -90,7 +97,7 @@ STAGES = {
         "another CLIP",
         10,
         lambda f: clip.train(f / "judge", clip.JUDGE, 2),
-        only_for="pick",
+        only_for=("pick",),
     ),
     "pick": Stage(
         "that CLIP finetuned on other preferences",
@@ -149,7 +156,7 @@ def adopt(weights: Path, folder: Path, further: tuple[str, ...] = ()) -> None:
             continue
         new = folder / f"{name}.new"
         shutil.rmtree(new, ignore_errors=True)
-        to, log = ("start", "earlier") if name in further else ("model", "log")
+        to, log = (START, "earlier") if name in further else ("model", "log")
         for part, source in stage.exported.items():
             shutil.copytree(weights / source, new / to / part)
         kept = weights / "logs" / f"{name}.jsonl"
@@ -162,7 +169,12 @@ def missing(folder: Path, stages: tuple[str, ...] = ()) -> list[str]:
     """Those of the stages, all by default, that are not finished, in order."""
 
     def finished(name: str) -> bool:
-        only_for = STAGES[name].only_for
-        return (folder / name / "model").is_dir() or bool(only_for and finished(only_for))
+        return (folder / name / "model").is_dir()
 
-    return [n for n in STAGES if (not stages or n in stages) and not finished(n)]
+    def needed(name: str) -> bool:
+        only_for = STAGES[name].only_for
+        return not only_for or not all(
+            finished(n) or (folder / n / START).is_dir() for n in only_for
+        )
+
+    return [n for n in STAGES if (not stages or n in stages) and not finished(n) and needed(n)]

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from stitchvm.streams import derive
 
@@ -34,7 +36,7 @@ class Recipe:
         decay: Weight decay.
         average: Half-life of the weight average, in steps; never longer than a tenth of the past.
         check_every: Steps between evaluations.
-        bf16: Whether matrix products run in bfloat16.
+        bf16: Whether matrix products other than attention's run in bfloat16.
         muon: Part of the names of the matrices that Muon trains (Jordan et al., 2024), where AdamW
             trains the rest: here it halves the steps a transformer needs.
     """
@@ -83,7 +85,7 @@ def fit(
     while run.step < recipe.steps:
         rng = torch.Generator().manual_seed(derive(seed, "step", run.step))
         model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16), _FullAttention():
             value = loss(model, run.step, rng)
         run.descend(value)
         last = run.step == recipe.steps
@@ -107,6 +109,22 @@ def keep(folder: Path, save: Callable[[Path], None]) -> None:
     new.mkdir(parents=True)
     save(new)
     os.replace(new, folder / "model")
+
+
+class _FullAttention(TorchFunctionMode):
+    """Attention in float32: on CPUs its backward pass is several times slower in bfloat16."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func != scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return func(*map(_full, args), **{name: _full(a) for name, a in kwargs.items()})
+
+
+def _full(argument: Any) -> Any:
+    floating = isinstance(argument, Tensor) and argument.is_floating_point()
+    return argument.float() if floating else argument
 
 
 class _Run:

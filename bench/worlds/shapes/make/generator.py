@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+from transformers import CLIPTextModelWithProjection
 
 from bench.worlds.shapes.album import save
 from bench.worlds.shapes.make.clip import Told
 from bench.worlds.shapes.make.fit import Recipe, fit, keep
-from bench.worlds.shapes.make.words import text_config, tokenizer
-from bench.worlds.shapes.scenes import Scenes, draw, render
+from bench.worlds.shapes.make.reader import TEXT, encoder
+from bench.worlds.shapes.make.words import tokenizer
+from bench.worlds.shapes.scenes import SHAPES, Scenes, draw, render
 from stitchvm.align.guide import CFG
 from stitchvm.backbone import NULL, Prompts
 from stitchvm.path import noise, time_grid
@@ -28,8 +29,8 @@ SCENES = 80_000
 BATCH = 64
 DROP = 0.1  # share of captions replaced by the null text
 SHOWN, GUIDANCE, STEPS = 36, 3.0, 16  # of the samples drawn at each check
-TEXT = 64  # width of each text encoder
 PARTS = ("transformer", "text_encoder", "text_encoder_2")
+MIXED, EARLY = 3.0, 0.6  # weight of scenes of several kinds, in that first part of the steps
 AGAIN = 100  # added to the seed of a generator that is trained further
 
 
@@ -42,7 +43,7 @@ class Size:
     steps: int
 
 
-LARGE, SMALL = Size(blocks=8, heads=4, steps=4600), Size(blocks=6, heads=3, steps=1500)
+LARGE, SMALL = Size(blocks=8, heads=4, steps=7200), Size(blocks=6, heads=3, steps=2500)
 
 
 class Generator(nn.Module):
@@ -68,12 +69,7 @@ class Generator(nn.Module):
             pos_embed_max_size=8,
             qk_norm="rms_norm",
         )
-        self.text_encoder, self.text_encoder_2 = (
-            CLIPTextModelWithProjection(
-                CLIPTextConfig(**text_config(TEXT, 3, 4), projection_dim=TEXT, hidden_act=act)
-            )
-            for act in ("quick_gelu", "gelu")
-        )
+        self.text_encoder, self.text_encoder_2 = encoder("quick_gelu"), encoder("gelu")
 
     def text(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """What the transformer is told: tokens (B, L, 2 TEXT) and pooled (B, 2 TEXT)."""
@@ -142,16 +138,38 @@ def _samples(model: nn.Module, ids: Tensor, null: Tensor, seed: int) -> Tensor:
     return sample(Ode(CFG(velocity, GUIDANCE)), z, time_grid(STEPS), rows)
 
 
-def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dict[str, Any]]:
-    """Train one generator, from nothing or from the weights in `<folder>/start`."""
+def _mixed(scenes: Scenes) -> Tensor:
+    """Which scenes have objects of more than one kind, so that words must find theirs, (B,)."""
+    kind = scenes.colour * len(SHAPES) + scenes.shape
+    return ((kind != kind[:, :1]) & scenes.present).any(1)
+
+
+def train(
+    folder: Path, vae_folder: Path, reader: Path | None, size: Size, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Train one generator, from nothing or further from the weights in `<folder>/start`.
+
+    From nothing, its first text encoder begins as one that was pretrained, as SD 3's do.
+
+    Args:
+        folder: Of the stage.
+        vae_folder: The finished autoencoder.
+        reader: The pretrained text encoder; None to train further.
+        size: Of the transformer.
+        seed: Of weights, batches and noise.
+    """
     torch.manual_seed(seed)
     model = Generator(size)
-    if (folder / "start").is_dir():
+    if reader is None:
         seed += AGAIN
         _load(model, folder / "start")
+    else:
+        read = CLIPTextModelWithProjection.from_pretrained(reader, local_files_only=True)
+        model.text_encoder.load_state_dict(read.state_dict())
     vae = load_vae(vae_folder)
     data = Told(draw("train", SCENES))
     latents = latents_of(vae, data.scenes, vae_folder.parent / f"latents-{SCENES}.pt")
+    weight = torch.where(_mixed(data.scenes), MIXED, 1.0)
     (null,) = tokenizer()([""], padding="max_length")["input_ids"]
     null = torch.tensor(null)
     held = Told(draw("tune", 1024))
@@ -162,7 +180,9 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
     held_eps = torch.randn(held_z.shape, generator=held_rng)
 
     def loss(model: Any, step: int, rng: torch.Generator) -> Tensor:
-        rows = torch.randint(SCENES, (BATCH,), generator=rng)
+        early = step < EARLY * size.steps
+        odds = weight if early else torch.ones_like(weight)
+        rows = torch.multinomial(odds, BATCH, replacement=True, generator=rng)
         ids = data.tokens([data.caption(row, rng) for row in rows.tolist()])
         ids = torch.where(torch.rand(BATCH, 1, generator=rng) < DROP, null, ids)
         z_0 = latents[rows]
@@ -187,6 +207,7 @@ def train(folder: Path, vae_folder: Path, size: Size, seed: int) -> Iterator[dic
         warmup=200,
         average=250,
         check_every=500,
+        bf16=True,
         muon="transformer_blocks",
     )
     yield from fit(model, loss, check, recipe, folder, seed)
