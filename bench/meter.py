@@ -38,6 +38,9 @@ BACKBONE = {
     "resume": Watch(
         ("state",), lambda s: len(s.z_t), lambda u, a: {"blocks": u.depth - a["state"].i}
     ),
+    "advance": Watch(
+        ("state", "i"), lambda s: len(s.z_t), lambda _, a: {"blocks": a["i"] - a["state"].i}
+    ),
     "decode": Watch(("z_0",), len, lambda *_: {"decode": 1}),
 }
 REWARD = {

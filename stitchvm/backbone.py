@@ -1,6 +1,7 @@
 """Backbone: a frozen latent generator that can stop after i blocks and go on from there.
 
 trunk(z_t, t, i, c).features = u^{<=i}(z_t)         the left half of Eq. 6
+advance(trunk(z_t, t, i, c), k) == trunk(z_t, t, k, c)
 resume(trunk(z_t, t, i, c)) == velocity(z_t, t, c)
 """
 
@@ -56,6 +57,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def trunk(self, z_t: Tensor, t: Tensor, i: int, c: Prompts | None = None) -> State:
         """The state after i blocks, 1 <= i <= depth, and no more; differentiable in z_t."""
+
+    @abstractmethod
+    def advance(self, state: State, i: int) -> State:
+        """The state after i blocks, state.i <= i <= depth, running only those that are left."""
 
     @abstractmethod
     def resume(self, state: State) -> Tensor:

@@ -1,6 +1,7 @@
 """Reward: a frozen model of clean images that can be entered at block j.
 
     r(x, c) = score(tail(head(x, j), j).embedding, c)       the same for EVERY j
+    head(x, k) == advance(head(x, j), j, k)
 
 `tail` is r^{>=j}, the right half of Eq. 6.
 """
@@ -39,6 +40,10 @@ class Reward(nn.Module, ABC):
     @abstractmethod
     def head(self, x: Tensor, j: int) -> Hidden:
         """What enters block j, r^{<=j-1}(x), for 1 <= j <= depth (j = 1: the patch embedding)."""
+
+    @abstractmethod
+    def advance(self, h: Hidden, j: int, k: int) -> Hidden:
+        """What enters block k >= j, of what enters block j."""
 
     @abstractmethod
     def tail(self, h: Hidden, j: int) -> Features:

@@ -345,6 +345,9 @@ def test_trunk_resumes_to_the_velocity(i):
     assert sum(work is not None for work in state.hidden) == (1, 2, 4, 5)[i - 1]  # no block more
     u = backbone.velocity(z_t, t, c)
     torch.testing.assert_close(backbone.resume(state), u, rtol=0, atol=0)
+    for k in range(i, 5):
+        features = backbone.advance(state, k).features
+        torch.testing.assert_close(features, backbone.trunk(z_t, t, k, c).features)
     null = backbone.resume(backbone.trunk(z_t, t, i))
     torch.testing.assert_close(null, backbone.velocity(z_t, t, [NULL] * 4), rtol=0, atol=0)
 
@@ -406,6 +409,8 @@ def test_reward_is_its_formula_at_every_entry(name):
     for j in (1, 2):
         embedding = reward.tail(reward.head(x, j), j).embedding
         np.testing.assert_allclose(reward.score(embedding, c), expected, rtol=1e-11, atol=1e-12)
+    entering = reward.advance(reward.head(x, 1), 1, 2).map
+    np.testing.assert_array_equal(entering, reward.head(x, 2).map)
 
 
 def test_reward_refuses_blocks_it_has_not():
@@ -745,6 +750,9 @@ class Foreign(Reward):
 
     def head(self, x, j):
         return Hidden(x)
+
+    def advance(self, h, j, k):
+        return h
 
     def tail(self, h, j):
         return Features(h.map.flatten(2), h.map.flatten(1).mean(1, keepdim=True))

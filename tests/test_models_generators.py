@@ -231,6 +231,22 @@ def test_trunk_runs_i_blocks_and_resumes_to_the_velocity(backbone, c):
     assert (u[0] - u[1]).abs().max() > 0.01
 
 
+def test_a_state_advances_through_the_blocks_that_are_left(backbone):
+    z_t = latents(backbone)
+    with torch.no_grad():
+        for k in range(1, backbone.depth + 1):
+            expected = backbone.trunk(z_t, TIMES, k, PROMPTS).features
+            with calls(backbone) as (seen, _):
+                state = backbone.trunk(z_t, TIMES, 1, PROMPTS)
+                state = backbone.advance(state, k)
+                assert seen == dict.fromkeys(range(1, k + 1), 1)
+            assert state.i == k
+            torch.testing.assert_close(state.features, expected, **EXACT)
+    for k in (0, backbone.depth + 1):
+        with pytest.raises(ValueError, match=rf"expected i in 1\.\.{backbone.depth}, got {k}"):
+            backbone.advance(backbone.trunk(z_t, TIMES, 1), k)
+
+
 @pytest.mark.parametrize("c", [None, PROMPTS], ids=["null", "prompts"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_trunk_equals_a_hook_on_the_full_model(backbone, c, checkpointing):

@@ -322,6 +322,20 @@ def test_laions_head_needs_no_sizes(tmp_path):
         assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("j", ENTRIES)
+def test_what_enters_a_block_advances_to_any_later_one(j):
+    whole, x = reward(), images()
+    entering = whole.head(x, j)
+    for k in range(j, DEPTH + 1):
+        later, expected = whole.advance(entering, j, k), whole.head(x, k)
+        assert torch.allclose(later.map, expected.map, rtol=0, atol=1e-6)
+        if k > 1:
+            assert torch.allclose(later.cls, expected.cls, rtol=0, atol=1e-6)
+    if j > 1:
+        with refused(f"expected j in {j}..{DEPTH}, got {j - 1}"):
+            whole.advance(entering, j, j - 1)
+
+
 # Errors
 
 

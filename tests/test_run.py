@@ -214,8 +214,8 @@ def test_trunk_and_resume_count_as_one_velocity():
     z = torch.zeros(7, 2, 2, 1, dtype=torch.float64)
     t, c = torch.tensor(0.5, dtype=torch.float64), ["scene 0"] * 7
     with calls.during() as spent:
-        state = world.backbone.trunk(z, t, i=2, c=c)
-        world.backbone.resume(state)
+        state = world.backbone.trunk(z, t, i=1, c=c)
+        world.backbone.resume(world.backbone.advance(state, 2))
     assert dict(spent)["blocks"] == 7 * DEPTH
     assert dict(spent)["trunk"] == 7
     assert dict(spent)["velocity"] == 0

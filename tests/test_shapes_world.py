@@ -105,6 +105,9 @@ class Redness(Reward):
     def head(self, x, j):
         return Hidden(x)
 
+    def advance(self, h, j, k):
+        return h
+
     def tail(self, h, j):
         return Features(h.map.flatten(2).transpose(1, 2), h.map.flatten(2).mean(2))
 

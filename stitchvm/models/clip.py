@@ -92,13 +92,23 @@ class ClipTower(Reward):
         Raises:
             ValueError: if j is not in 1..depth, x has another shape, or x holds NaN.
         """
-        self._expect_block(j)
         patch = self.vision.embeddings.patch_embedding
         h = patch(self.pixels.prepare(x, self.image_size).to(patch.weight.dtype))
-        if j == 1:
-            return Hidden(h)
-        tokens = self._blocks(self._enter(h), 1, j)
-        return Hidden(tokens[:, 1:].transpose(1, 2).reshape(h.shape), tokens[:, 0])
+        return self.advance(Hidden(h), 1, j)
+
+    def advance(self, h: Hidden, j: int, k: int) -> Hidden:
+        """What enters block k, of what enters block j.
+
+        Raises:
+            ValueError: unless 1 <= j <= k <= depth, or if h is not what enters block j.
+        """
+        self._expect_block(j)
+        self._expect_block(k, least=j)
+        self._expect_hidden(h, j)
+        if j == k:
+            return h
+        tokens = self._blocks(self._tokens(h), j, k)
+        return Hidden(tokens[:, 1:].transpose(1, 2).reshape(h.map.shape), tokens[:, 0])
 
     def tail(self, h: Hidden, j: int) -> Features:
         """Blocks j to the end: patch tokens (B, L, D) as they leave it, unit embedding (B, D').
@@ -110,10 +120,13 @@ class ClipTower(Reward):
         """
         self._expect_block(j)
         self._expect_hidden(h, j)
-        tokens = self._enter(h.map) if h.cls is None else _sequence(h.cls, h.map)
-        tokens = self._blocks(tokens, j, self.depth + 1)
+        tokens = self._blocks(self._tokens(h), j, self.depth + 1)
         e = self.projection(self.vision.post_layernorm(tokens[:, 0]))
         return Features(tokens[:, 1:], functional.normalize(e, dim=-1))
+
+    def _tokens(self, h: Hidden) -> Tensor:
+        """What enters a block, as tokens (B, 1 + L, D)."""
+        return self._enter(h.map) if h.cls is None else _sequence(h.cls, h.map)
 
     def _enter(self, patches: Tensor) -> Tensor:
         """What enters block 1, (B, 1 + L, D), of the patch embedding (B, D, H, W)."""
@@ -128,9 +141,9 @@ class ClipTower(Reward):
             tokens = block(tokens, None)
         return tokens
 
-    def _expect_block(self, j: int) -> None:
-        if not 1 <= j <= self.depth:
-            raise ValueError(f"expected j in 1..{self.depth}, got {j}")
+    def _expect_block(self, j: int, least: int = 1) -> None:
+        if not least <= j <= self.depth:
+            raise ValueError(f"expected j in {least}..{self.depth}, got {j}")
 
     def _expect_hidden(self, h: Hidden, j: int) -> None:
         batch, width = len(h.map), self.vision.embeddings.embed_dim

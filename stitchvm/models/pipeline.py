@@ -7,6 +7,7 @@ leave     tokens after the last block -> velocity
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -118,9 +119,19 @@ class PipelineBackbone(Backbone):
         self._check(z_t, t, seen)
         z = z_t.to(self.transformer.dtype)
         stream = self.enter(z, t.to(z.device), self.texts(seen, z))
-        stream = self._run(self.blocks[:i], stream)
-        features = stream.h.transpose(1, 2).unflatten(2, self.grid).to(z_t.dtype)
-        return State(features, i, z_t, t, c, stream)
+        return self.advance(State(z_t, 0, z_t, t, c, stream), i)
+
+    def advance(self, state: State, i: int) -> State:
+        """The state after i blocks, from an earlier one.
+
+        Raises:
+            ValueError: if i is outside state.i..depth.
+        """
+        if not state.i <= i <= self.depth:
+            raise ValueError(f"expected i in {state.i}..{self.depth}, got {i}")
+        stream = self._run(self.blocks[state.i : i], state.hidden)
+        features = stream.h.transpose(1, 2).unflatten(2, self.grid).to(state.z_t.dtype)
+        return replace(state, features=features, i=i, hidden=stream)
 
     def resume(self, state: State) -> Tensor:
         """The rest of the velocity from a state, (B, *latent)."""

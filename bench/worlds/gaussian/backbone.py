@@ -8,6 +8,7 @@ r"""The analytic velocity of a mixture as a Backbone of four honest blocks.
 It needs no division by t, so it is exact from t = 0 to t = 1.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -85,6 +86,17 @@ class GaussianBackbone(Backbone):
             raise ValueError(f"expected i in 1..{self.depth}, got {i}")
         work = self._go_on(Work(self._residuals(z_t, t)), len(z_t), c, 1, i)
         return State(self._features(work), i, z_t, t, c, work)
+
+    def advance(self, state: State, i: int) -> State:
+        """The state after i of the four blocks, from an earlier one.
+
+        Raises:
+            ValueError: if i is not in state.i..4.
+        """
+        if not state.i <= i <= self.depth:
+            raise ValueError(f"expected i in {state.i}..{self.depth}, got {i}")
+        work = self._go_on(state.hidden, len(state.z_t), state.c, state.i, i)
+        return replace(state, features=self._features(work), i=i, hidden=work)
 
     def resume(self, state: State) -> Tensor:
         """The rest of the velocity, (B, C, H, W)."""

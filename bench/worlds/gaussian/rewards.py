@@ -68,12 +68,20 @@ class GaussianReward(Reward):
         Raises:
             ValueError: if j is not in 1..2.
         """
-        if not 1 <= j <= self.depth:
-            raise ValueError(f"expected j in 1..{self.depth}, got {j}")
-        h = functional.conv2d(x, self.patch, stride=2)
-        for block in self.mixings[: j - 1]:
-            h = torch.einsum("bchw,dc->bdhw", h, block)
-        return Hidden(h)
+        return self.advance(Hidden(functional.conv2d(x, self.patch, stride=2)), 1, j)
+
+    def advance(self, h: Hidden, j: int, k: int) -> Hidden:
+        """What enters block k, of what enters block j.
+
+        Raises:
+            ValueError: unless 1 <= j <= k <= 2.
+        """
+        if not 1 <= j <= k <= self.depth:
+            raise ValueError(f"expected j in {j}..{self.depth}, got {k}")
+        out = h.map
+        for block in self.mixings[j - 1 : k - 1]:
+            out = torch.einsum("bchw,dc->bdhw", out, block)
+        return Hidden(out)
 
     def tail(self, h: Hidden, j: int) -> Features:
         """Mixings j to the end, then the pooling."""

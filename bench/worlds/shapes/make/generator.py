@@ -1,6 +1,11 @@
 """The generators: SD 3's transformer with two CLIP text encoders of its own, trained together.
 
 loss = E |u(z_t, t | c) - (eps - z_0)|^2,   t logit-normal, c dropped now and then      (Eq. 1)
+
+While it learns, a linear head on a middle block must also tell which shape and colour lie at each
+token of the clean picture.  That is representation alignment (REPA: Yu et al., 2025,
+arXiv:2410.06940) with the scene itself in place of a pretrained network's features: it stands for
+the scale of training that is out of reach here, and no reward has a part in it.
 """
 
 import os
@@ -12,6 +17,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import CLIPTextModelWithProjection
 
 from bench.worlds.shapes.album import save
@@ -19,7 +25,7 @@ from bench.worlds.shapes.make.clip import Told
 from bench.worlds.shapes.make.fit import Recipe, fit, keep
 from bench.worlds.shapes.make.reader import TEXT, encoder
 from bench.worlds.shapes.make.words import tokenizer
-from bench.worlds.shapes.scenes import SHAPES, Scenes, draw, render
+from bench.worlds.shapes.scenes import COLOURS, PIXELS, SHAPES, Scenes, draw, render
 from stitchvm.align.guide import CFG
 from stitchvm.backbone import NULL, Prompts
 from stitchvm.path import noise, time_grid
@@ -31,6 +37,8 @@ DROP = 0.1  # share of captions replaced by the null text
 SHOWN, GUIDANCE, STEPS = 36, 3.0, 16  # of the samples drawn at each check
 PARTS = ("transformer", "text_encoder", "text_encoder_2")
 MIXED, EARLY = 3.0, 0.6  # weight of scenes of several kinds, in that first part of the steps
+ALIGN = 0.5  # weight of the alignment at first; it falls to 0
+REACH = 2.0  # pixels round an object that still count as it
 AGAIN = 100  # added to the seed of a generator that is trained further
 
 
@@ -43,7 +51,7 @@ class Size:
     steps: int
 
 
-LARGE, SMALL = Size(blocks=8, heads=4, steps=7200), Size(blocks=6, heads=3, steps=2500)
+LARGE, SMALL = Size(blocks=8, heads=4, steps=6000), Size(blocks=6, heads=3, steps=2000)
 
 
 class Generator(nn.Module):
@@ -86,6 +94,52 @@ class Generator(nn.Module):
         """The velocity, (B, 4, 8, 8)."""
         tokens, pooled = self.text(ids)
         return self.transformer(z_t, tokens, pooled, 1000 * t).sample
+
+
+class Aligned(nn.Module):
+    """A generator whose middle block must tell what lies where.
+
+    Args:
+        generator: Which.
+    """
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+        config = generator.transformer.config
+        self.tap = config.num_layers // 2
+        width = config.num_attention_heads * config.attention_head_dim
+        self.head = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 + len(SHAPES) + len(COLOURS))
+        )
+
+    def forward(self, z_t: Tensor, t: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The velocity, and logits of shapes (B, 1 + 5, 64) and colours (B, 1 + 6, 64)."""
+        met: list[Tensor] = []
+        block = self.generator.transformer.transformer_blocks[self.tap - 1]
+        handle = block.register_forward_hook(lambda _block, _args, out: met.append(out[1]))
+        try:
+            u = self.generator(z_t, t, ids)
+        finally:
+            handle.remove()
+        logits = self.head(met[0]).transpose(1, 2)
+        shapes, colours = logits.split([1 + len(SHAPES), 1 + len(COLOURS)], 1)
+        return u, shapes, colours
+
+
+def layout(scenes: Scenes, side: int) -> tuple[Tensor, Tensor]:
+    """Shape and colour at each token, 0 for none, else 1 + its index, (B, side^2) each."""
+    axis = (torch.arange(side) + 0.5) * PIXELS / side - PIXELS / 2
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    centres = scenes.x[..., None, None] - x, scenes.y[..., None, None] - y
+    beyond = torch.hypot(*centres).flatten(2) - scenes.radius[..., None] - REACH
+    beyond = beyond.masked_fill(~scenes.present[..., None], torch.inf)
+    nearest, which = beyond.min(1)
+    shape, colour = (
+        torch.where(nearest < 0, 1 + of.gather(1, which), 0)
+        for of in (scenes.shape, scenes.colour)
+    )
+    return shape, colour
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
@@ -172,7 +226,9 @@ def train(
     weight = torch.where(_mixed(data.scenes), MIXED, 1.0)
     (null,) = tokenizer()([""], padding="max_length")["input_ids"]
     null = torch.tensor(null)
+    shapes, colours = layout(data.scenes, side=8)
     held = Told(draw("tune", 1024))
+    held_shapes, _ = layout(held.scenes, side=8)
     held_rng = torch.Generator().manual_seed(0)
     held_ids = held.tokens([held.caption(row, held_rng) for row in range(1024)])
     held_z = encode(vae, held.scenes)
@@ -187,19 +243,24 @@ def train(
         ids = torch.where(torch.rand(BATCH, 1, generator=rng) < DROP, null, ids)
         z_0 = latents[rows]
         t, eps = torch.randn(BATCH, generator=rng).sigmoid(), torch.randn(z_0.shape, generator=rng)
-        return (model(noise(z_0, t, eps), t, ids) - (eps - z_0)).pow(2).mean()
+        u, *logits = model(noise(z_0, t, eps), t, ids)
+        told = sum(map(cross_entropy, logits, (shapes[rows], colours[rows])))
+        return (u - (eps - z_0)).pow(2).mean() + ALIGN * (1 - step / size.steps) * told
 
     @torch.no_grad()
     def check(model: Any, step: int) -> dict[str, float]:
-        shown = _samples(model, held_ids[:SHOWN], null, seed)
+        shown = _samples(model.generator, held_ids[:SHOWN], null, seed)
         save(decode(vae, shown), folder / f"samples-{step}.png")
         z_t, aim = noise(held_z, held_t, held_eps), held_eps - held_z
-        errors = [
-            (model(z_t[r::8], held_t[r::8], held_ids[r::8]) - aim[r::8]).pow(2).mean()
-            for r in range(8)
-        ]
+        errors, right = [], []
+        for r in range(8):
+            u, told, _ = model(z_t[r::8], held_t[r::8], held_ids[r::8])
+            errors.append((u - aim[r::8]).pow(2).mean())
+            there = held_shapes[r::8]
+            right.append((told.argmax(1) == there)[there > 0])
         error = torch.stack(errors).mean().item()
-        return {"score": -error, "velocity_mse": error}
+        read = torch.cat(right).float().mean().item()
+        return {"score": -error, "velocity_mse": error, "shapes_read": read}
 
     recipe = Recipe(
         size.steps,
@@ -210,7 +271,7 @@ def train(
         bf16=True,
         muon="transformer_blocks",
     )
-    yield from fit(model, loss, check, recipe, folder, seed)
+    yield from fit(Aligned(model), loss, check, recipe, folder, seed)
 
     def save_all(to: Path) -> None:
         for name in PARTS:
