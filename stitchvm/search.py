@@ -1,0 +1,379 @@
+r"""Stage 1 of StitchVM: a linear fit for every pair (i, j) from one pass, and which pair to take.
+
+    W*_ij = argmin_W || W u^{<=i}(z_t) - r^{<=j-1}(x_0) ||^2,   t ~ U[0, 1]      (Eqs. 7, 59-62)
+
+Rows are the tokens of all images, on the reward's token grid: resampling and a 1 x 1 convolution
+commute, so features are resampled once.  Every image passes once through all blocks; what is kept
+of block i is the triangular factor of its features and their projection on all targets, so one
+factorisation serves every j.
+
+Source: arXiv:2605.19804, section 4.1.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from stitchvm.backbone import Backbone
+from stitchvm.path import noise
+from stitchvm.reward import Hidden, Reward
+from stitchvm.stitch import LinearFit, resize
+from stitchvm.streams import Streams
+
+ENTRIES = 4  # j <= 4: entered later, a reward does not recover (Fig. 6)
+NEAR = 0.05  # the cheap pick may lose this share of the lowest held-out loss
+TABLE, FITS = "search.json", "fits.safetensors"
+
+Source = Literal["pixels", "latents"]  # what the reward sees: x_0, or D(z_0)
+
+
+class LeastSquares:
+    """Least squares of several targets on the same features, rows arriving in any portions.
+
+    Of [1 X] = Q R it keeps R and Q^T Y, in float64: as accurate as one QR of all rows at once.
+
+    Args:
+        features: p, columns of X.
+        targets: q, columns of Y.
+    """
+
+    def __init__(self, features: int, targets: int) -> None:
+        self.rows = 0
+        self._r = torch.zeros(0, 1 + features, dtype=torch.float64)
+        self._qty = torch.zeros(0, targets, dtype=torch.float64)
+        self._beyond = torch.zeros(targets, dtype=torch.float64)  # |Y|^2 outside the span of Q
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Take rows of features (n, p) and targets (n, q)."""
+        x, y = x.double().cpu(), y.double().cpu()
+        ones = torch.ones(len(x), 1, dtype=x.dtype)
+        stacked = torch.cat([self._r, torch.cat([ones, x], 1)])
+        known = torch.cat([self._qty, y])
+        q, self._r = torch.linalg.qr(stacked)
+        self._qty = q.T @ known
+        self._beyond += (known.square().sum(0) - self._qty.square().sum(0)).clamp(min=0)
+        self.rows += len(x)
+
+    def solve(self, ridge: float = 0.0) -> tuple[Tensor, Tensor, int]:
+        """Weight (q, p), bias (q,) and the rank of the centred features.
+
+        Where they lack full rank, the weight is of least norm.
+
+        Args:
+            ridge: Penalty on the squared weights, in units of the features' mean squared singular
+                value; 0 for none.
+
+        Raises:
+            ValueError: unless there are more rows than features.
+        """
+        columns = self._r.shape[1] - 1
+        if self.rows <= columns:
+            raise ValueError(
+                f"expected more rows (tokens) than the {columns} features, got {self.rows}"
+            )
+        u, s, vt = torch.linalg.svd(self._r[1:, 1:])  # the first row holds the means
+        kept = s > s[0] * self.rows * torch.finfo(s.dtype).eps
+        inverse = torch.where(kept, s / (s.square() + ridge * s.square().mean()), 0)
+        weight = (vt.T @ (inverse[:, None] * (u.T @ self._qty[1:]))).T
+        x_mean, y_mean = self._r[0, 1:] / self._r[0, 0], self._qty[0] / self._r[0, 0]
+        return weight, y_mean - weight @ x_mean, int(kept.sum())
+
+    def errors(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean squared error and variance of each target, (q,) each."""
+        wanted = torch.cat([bias[None], weight.T])
+        inside = (self._qty - self._r @ wanted).square().sum(0)
+        spread = self._qty[1:].square().sum(0) + self._beyond
+        return (inside + self._beyond) / self.rows, spread / self.rows
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How well block i of the backbone predicts what enters block j of the reward.
+
+    Attributes:
+        i: Backbone blocks.
+        j: First block of the reward's tail.
+        loss: Mean squared error on the probe set, over channels and tokens (Eq. 7).
+        normalised: Mean over channels of their errors, each over the channel's variance.
+        r2: 1 - error / variance, all channels together.
+        held_loss: The same three on held-out images.
+        held_normalised: Likewise.
+        held_r2: Likewise.
+        rank: Of the centred features; their number in full rank.
+        features: Their number.
+        cost: Of one value, in FLOPs.
+    """
+
+    i: int
+    j: int
+    loss: float
+    normalised: float
+    r2: float
+    held_loss: float
+    held_normalised: float
+    held_r2: float
+    rank: int
+    features: int
+    cost: float
+
+
+class Interface(NamedTuple):
+    """Where a stitching layer starts: its linear map, and the mean [CLS] that enters block j."""
+
+    fit: LinearFit
+    cls: Tensor | None
+
+
+@dataclass(frozen=True)
+class Search:
+    """What stage 1 found.
+
+    Attributes:
+        pairs: All of them.
+        interfaces: Where the layer of each kept pair starts.
+        about: What was searched: names, digests, images, seed.
+    """
+
+    pairs: tuple[Pair, ...]
+    interfaces: dict[tuple[int, int], Interface]
+    about: dict[str, Any]
+
+    @property
+    def picks(self) -> dict[str, Pair]:
+        """`paper`: lowest loss; `cheap`: the cheapest within 5 % of the lowest held-out loss."""
+        lowest = min(pair.held_loss for pair in self.pairs)
+        near = [pair for pair in self.pairs if pair.held_loss <= (1 + NEAR) * lowest]
+        return {
+            "paper": min(self.pairs, key=lambda pair: pair.loss),
+            "cheap": min(near, key=lambda pair: pair.cost),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the table, and the layers of both picks, into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors: dict[str, Tensor] = {}
+        for name, pair in self.picks.items():
+            interface = self.interfaces[pair.i, pair.j]
+            tensors |= {f"{name}.weight": interface.fit.weight, f"{name}.bias": interface.fit.bias}
+            if interface.cls is not None:
+                tensors[f"{name}.cls"] = interface.cls
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / FITS)
+        table = {
+            "about": self.about,
+            "picks": {name: [pair.i, pair.j] for name, pair in self.picks.items()},
+            "pairs": [asdict(pair) for pair in self.pairs],
+        }
+        (folder / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+
+
+def load(folder: Path) -> Search:
+    """A search from its folder, with the layers of its picks.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if not (folder / TABLE).is_file():
+        raise FileNotFoundError(f"expected a search in {folder}, got no {TABLE}")
+    table = json.loads((folder / TABLE).read_text())
+    pairs = tuple(Pair(**pair) for pair in table["pairs"])
+    tensors, interfaces = load_file(folder / FITS), {}
+    for name, (i, j) in table["picks"].items():
+        pair = next(p for p in pairs if (p.i, p.j) == (i, j))
+        fit = LinearFit(tensors[f"{name}.weight"], tensors[f"{name}.bias"], pair.rank, pair.loss)
+        interfaces[i, j] = Interface(fit, tensors.get(f"{name}.cls"))
+    return Search(pairs, interfaces, table["about"])
+
+
+class _Rows(NamedTuple):
+    """Tokens of one batch: features of each block, (n, p_i), targets of each entry, (n, q_j)."""
+
+    features: dict[int, Tensor]
+    targets: dict[int, Tensor]
+    cls: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How stage 1 is run.
+
+    Attributes:
+        entries: Which j; None for 1 to 4, where the reward has as many blocks.
+        source: What the reward sees of an image, its pixels (published) or its decoded latents.
+        ridge: As `LeastSquares.solve` takes it.
+        seed: Of times and noise.
+    """
+
+    entries: tuple[int, ...] | None = None
+    source: Source = "pixels"
+    ridge: float = 0.0
+    seed: int = 0
+
+
+@torch.no_grad()
+def search(
+    backbone: Backbone,
+    reward: Reward,
+    probe: Iterable[Tensor],
+    held: Iterable[Tensor],
+    *,
+    settings: Settings = Settings(),
+) -> Search:
+    """Fit every pair on the probe set, and judge it on held-out images.
+
+    Args:
+        backbone: The frozen backbone.
+        reward: The reward model.
+        probe: Clean images x_0 in batches, (B, 3, H, W) in [-1, 1].
+        held: Others, likewise.
+        settings: How.
+
+    Raises:
+        ValueError: for j beyond the reward's blocks, or a set of no images or equal ones.
+    """
+    entries = settings.entries or tuple(range(1, min(ENTRIES, reward.depth) + 1))
+    if wrong := [j for j in entries if not 1 <= j <= reward.depth]:
+        raise ValueError(f"expected entries j in 1..{reward.depth}, got {wrong}")
+    seen = _Pass(backbone, reward, entries, settings)
+    sums: dict[int, LeastSquares] = {}
+    cls: dict[int, list[Tensor]] = {}
+    widths: list[int] = []
+    for rows in seen.rows(probe, "probe"):
+        y = torch.cat(list(rows.targets.values()), 1)
+        widths = [target.shape[1] for target in rows.targets.values()]
+        for i, x in rows.features.items():
+            sums.setdefault(i, LeastSquares(x.shape[1], y.shape[1])).add(x, y)
+        for j, token in rows.cls.items():
+            cls.setdefault(j, []).append(token.double())
+    means = {j: torch.cat(parts).mean(0) for j, parts in cls.items()}
+    solved = {i: known.solve(settings.ridge) for i, known in sums.items()}
+    for i, (weight, _, rank) in solved.items():
+        if rank < weight.shape[1]:
+            warnings.warn(
+                f"features of block {i} have rank {rank} of {weight.shape[1]}: taking the "
+                f"solution of least norm",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    inside = {i: known.errors(*solved[i][:2]) for i, known in sums.items()}
+    outside = _judge(solved, seen.rows(held, "held"))
+    trunk, tail = _flops(backbone, reward, entries)
+    pairs, interfaces = [], {}
+    for i, (weight, bias, rank) in solved.items():
+        parts = [column.split(widths) for column in (*inside[i], *outside[i], bias, weight)]
+        for j, (error, spread, held_error, held_spread, b, w) in zip(
+            entries, zip(*parts, strict=True), strict=True
+        ):
+            figures = (*_figures(error, spread), *_figures(held_error, held_spread))
+            pair = Pair(i, j, *figures, rank, weight.shape[1], trunk[i] + tail[j])
+            pairs.append(pair)
+            interfaces[i, j] = Interface(LinearFit(w, b, rank, pair.loss), means.get(j))
+    return Search(tuple(pairs), interfaces, asdict(settings))
+
+
+class _Pass(NamedTuple):
+    """One pass of images through both models."""
+
+    backbone: Backbone
+    reward: Reward
+    entries: tuple[int, ...]
+    settings: Settings
+
+    def rows(self, images: Iterable[Tensor], name: str) -> Iterator[_Rows]:
+        """Features and targets of each batch, every image through every block once."""
+        first, seen = 0, []
+        for x_0 in images:
+            seen += [x_0.flatten(1).amin(0), x_0.flatten(1).amax(0)]
+            z_0 = self.backbone.encode(x_0)
+            rng = Streams.of(self.settings.seed, "search", name, rows=first + len(z_0))[first:]
+            first += len(z_0)
+            t = rng.child("t").uniform(z_0.dtype).to(z_0.device)
+            z_t = noise(z_0, t, rng.child("eps").normal(z_0))
+            x = self.backbone.decode(z_0) if self.settings.source == "latents" else x_0
+            entering = self._entering(x)
+            height, width = entering[self.entries[0]].map.shape[-2:]
+            yield _Rows(
+                {i: tokens_of(resize(h, (height, width))) for i, h in self._features(z_t, t)},
+                {j: tokens_of(h.map) for j, h in entering.items()},
+                {j: h.cls for j, h in entering.items() if h.cls is not None},
+            )
+        if not first:
+            raise ValueError(f"expected at least one image in the {name} set, got none")
+        if all(torch.equal(pixels, seen[0]) for pixels in seen):
+            raise ValueError(f"expected images that differ in the {name} set, got equal ones")
+
+    def _features(self, z_t: Tensor, t: Tensor) -> Iterator[tuple[int, Tensor]]:
+        state = self.backbone.trunk(z_t, t, 1)
+        for i in range(1, self.backbone.depth + 1):
+            state = self.backbone.advance(state, i)
+            yield i, state.features
+
+    def _entering(self, x: Tensor) -> dict[int, Hidden]:
+        h, before, entering = self.reward.head(x, 1), 1, {}
+        for j in self.entries:
+            h, before = self.reward.advance(h, before, j), j
+            entering[j] = h
+        return entering
+
+
+@torch.no_grad()
+def _flops(
+    backbone: Backbone, reward: Reward, entries: tuple[int, ...]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """FLOPs of one latent through i blocks, and of one map through the tail from j."""
+    weight = next(iter(backbone.state_dict().values()))
+    z_t = torch.zeros(1, *backbone.latent, dtype=weight.dtype, device=weight.device)
+    t = torch.full((), 0.5).to(z_t)
+    first = reward.head(backbone.decode(z_t), 1)
+    entering = {j: reward.advance(first, 1, j) for j in entries}
+    backbone.trunk(z_t, t, 1)  # the null text is remembered after it
+    blocks = range(1, backbone.depth + 1)
+    trunk = {i: _count(partial(backbone.trunk, z_t, t, i)) for i in blocks}
+    return trunk, {j: _count(partial(reward.tail, entering[j], j)) for j in entries}
+
+
+def _count(call: Callable[[], object]) -> int:
+    """FLOPs of a call; attention as matrix products, for a CPU's fused kernel is not counted."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call()
+    return counter.get_total_flops()
+
+
+def tokens_of(h: Tensor) -> Tensor:
+    """A map (B, C, H, W) as rows, one per token, (B H W, C)."""
+    return h.movedim(1, -1).flatten(0, 2)
+
+
+def _judge(
+    solved: dict[int, tuple[Tensor, Tensor, int]], batches: Iterable[_Rows]
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """Mean squared error and variance of each target on other rows, (q,) each, for each i."""
+    errors: dict[int, Tensor] = {}
+    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    for rows in batches:
+        y = torch.cat(list(rows.targets.values()), 1).double().cpu()
+        count, total, square = count + len(y), total + y.sum(0), square + y.square().sum(0)
+        for i, (weight, bias, _) in solved.items():
+            off = rows.features[i].double().cpu() @ weight.T + bias - y
+            errors[i] = errors.get(i, torch.zeros(())) + off.square().sum(0)
+    spread = square / count - (total / count).square()
+    return {i: (error / count, spread) for i, error in errors.items()}
+
+
+def _figures(error: Tensor, spread: Tensor) -> tuple[float, float, float]:
+    """Loss, normalised loss and R^2 of channels' errors and variances, (q,) each.
+
+    Channels that never vary have nothing to explain: they count in the loss alone.
+    """
+    varied = spread > torch.finfo(spread.dtype).eps * spread.max()
+    normalised = (error[varied] / spread[varied]).mean()
+    return error.mean().item(), normalised.item(), (1 - error.sum() / spread.sum()).item()
