@@ -67,6 +67,14 @@ class Backbone(nn.Module, ABC):
         """The rest of the velocity from a state, (B, *latent)."""
 
     @abstractmethod
+    def trunk_weights(self, i: int) -> dict[str, Tensor]:
+        """The weights that `trunk` uses up to block i, by name."""
+
+    def null_text(self) -> dict[str, Tensor]:
+        """The null prompt's embedding, without which `trunk` needs a text encoder; none: {}."""
+        return {}
+
+    @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Latents z_0 of images x."""
 

@@ -22,10 +22,17 @@ class Hidden(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What leaves the last block: tokens (B, L, D) and the embedding (B, D') they pool to."""
+    """What leaves the last block.
+
+    Attributes:
+        tokens: (B, L, D).
+        embedding: What they pool to, (B, D'), as `score` takes it.
+        raw: The embedding before it is made of unit length, (B, D'); None where it never is.
+    """
 
     tokens: Tensor
     embedding: Tensor
+    raw: Tensor | None = None
 
 
 class Reward(nn.Module, ABC):
@@ -48,6 +55,10 @@ class Reward(nn.Module, ABC):
     @abstractmethod
     def tail(self, h: Hidden, j: int) -> Features:
         """Blocks j to the end, r^{>=j}; at j = 1 it adds [CLS], positions and pre-norm itself."""
+
+    @abstractmethod
+    def tail_weights(self, j: int) -> dict[str, Tensor]:
+        """The weights that `tail` uses at j, by their names in the state dict."""
 
     @abstractmethod
     def score(self, e: Tensor, c: Prompts) -> Tensor:

@@ -7,18 +7,28 @@ r"""StitchVM: the first blocks of a frozen backbone stitched to the tail of a re
 Source: Stitched Value Model for Diffusion Alignment, 2026, arXiv:2605.19804.
 """
 
+import copy
+import json
+import os
+import shutil
 import warnings
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from stitchvm.backbone import Backbone, Prompts
-from stitchvm.reward import Hidden, Reward
+from stitchvm.identity import file_digest, identity
+from stitchvm.reward import Features, Hidden, Reward
 from stitchvm.streams import Streams
 from stitchvm.value import Target, ValueEstimator
 
+Condition = Literal["null", "prompt"]
+
+CONFIG = "stitch.json"
 BOTTLENECK = 8  # r in Eq. 58: the residual's channels are 1 : 8
 
 
@@ -79,6 +89,8 @@ class StitchLayer(nn.Module):
     Args:
         fit: F.
         size: The reward model's token grid, (H, W).
+        cls: At j > 1, what [CLS] starts as, (C',): it depends on the image, which the layer does
+            not see, so it is learned like the rest.
         bottleneck: r in Eq. 58.
         seed: Of the residual's first convolution; the global generator is left alone.
     """
@@ -87,6 +99,7 @@ class StitchLayer(nn.Module):
         self,
         fit: LinearFit,
         size: tuple[int, int],
+        cls: Tensor | None = None,
         bottleneck: int = BOTTLENECK,
         seed: int = 0,
     ) -> None:
@@ -103,11 +116,17 @@ class StitchLayer(nn.Module):
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.residual = nn.Sequential(nn.SiLU(), first, nn.SiLU(), last)
         self.residual.to(fit.weight.dtype)
+        self.cls = None if cls is None else nn.Parameter(cls.to(fit.weight.dtype))
 
     def forward(self, h: Tensor) -> Tensor:
         """Reward features (B, C', H', W') of backbone features (B, C, H, W)."""
         up = resize(self.linear(h), self.size)
         return up + self.residual(up)
+
+    def enter(self, h: Tensor) -> Hidden:
+        """What enters block j: the map and, at j > 1, [CLS]; at j = 1 the tail adds its own."""
+        cls = None if self.cls is None else self.cls.expand(len(h), -1)
+        return Hidden(self(h), cls)
 
 
 def resize(h: Tensor, size: tuple[int, int]) -> Tensor:
@@ -120,18 +139,32 @@ def resize(h: Tensor, size: tuple[int, int]) -> Tensor:
 class Stitched(ValueEstimator):
     """The value model of Eq. 6: no decode, i blocks of the backbone, the reward from block j.
 
-    The trunk sees the null prompt, so it aims at the mean under the `data` posterior (Eq. 8).
+    With the null prompt, as published, it aims at the mean under the `data` posterior (Eq. 8).
 
     Args:
         backbone: The frozen backbone u.
         i: Backbone blocks to run.
         layer: The stitching layer s.
-        reward: The reward model r.
+        reward: The reward model r, or one with a finetuned tail.
         j: First block of the reward's tail.
+        condition: What the trunk sees, the `null` prompt (published) or the `prompt`.
+        gain: Of the embedding before it is made of unit length, whose mean a cosine reward needs
+            (`norm=free`); None for the unit embedding (published).
+
+    Raises:
+        ValueError: if backbone or reward has no such block.
     """
 
     def __init__(
-        self, backbone: Backbone, i: int, layer: StitchLayer, reward: Reward, j: int = 1
+        self,
+        backbone: Backbone,
+        i: int,
+        layer: StitchLayer,
+        reward: Reward,
+        j: int = 1,
+        *,
+        condition: Condition = "null",
+        gain: float | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= i <= backbone.depth:
@@ -139,11 +172,155 @@ class Stitched(ValueEstimator):
         if not 1 <= j <= reward.depth:
             raise ValueError(f"expected j in 1..{reward.depth}, got {j}")
         self.backbone, self.i, self.layer, self.reward, self.j = backbone, i, layer, reward, j
+        self.condition = condition
+        self.gain = None if gain is None else nn.Parameter(torch.tensor(gain))
         self.latent = backbone.latent
-        self.target = Target(value="mean", posterior="data")
+        self.target = Target(value="mean", posterior="data" if condition == "null" else "prompt")
 
     def forward(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None = None) -> Tensor:
         """The value V(z_t), (B,) (Eq. 6)."""
-        h = self.layer(self.backbone.trunk(z_t, t, self.i).features)  # s(u^{<=i}(z_t))
-        e = self.reward.tail(Hidden(h), self.j).embedding  # r^{>=j}
-        return self.reward.score(e, c)
+        return self.reward.score(self.features(z_t, t, c).embedding, c)
+
+    def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
+        """What leaves the tail, with the embedding that is scored."""
+        seen = None if self.condition == "null" else c
+        h = self.layer.enter(self.backbone.trunk(z_t, t, self.i, seen).features)  # s(u^{<=i}(z_t))
+        out = self.reward.tail(h, self.j)  # r^{>=j}
+        if self.gain is None:
+            return out
+        raw = out.embedding if out.raw is None else out.raw
+        return out._replace(embedding=self.gain * raw)
+
+    def trained(self) -> dict[str, dict[str, nn.Parameter]]:
+        """What stage 2 trains: the layer, and the reward's tail."""
+        layer = dict(self.layer.named_parameters())
+        if self.gain is not None:
+            layer["gain"] = self.gain
+        tail = self.reward.tail_weights(self.j)
+        return {
+            "layer": layer,
+            "tail": {n: w for n, w in tail.items() if isinstance(w, nn.Parameter)},
+        }
+
+    def save_pretrained(self, folder: Path | str, about: dict[str, Any] | None = None) -> None:
+        """Write layer, tail and what they belong to into a new folder, there whole or not at all.
+
+            stitch.json            i, j, condition, grid, latent, identities, digests, about
+            linear.safetensors     F                   residual.safetensors   G, [CLS], gain
+            tail.safetensors       r^{>=j}             null.safetensors       the null prompt
+
+        Args:
+            folder: What to write; must not exist.
+            about: How it was made.
+
+        Raises:
+            ValueError: if the folder exists.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            raise ValueError(f"expected a new folder, got {folder}, which exists")
+        new = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        for name, tensors in self._parts().items():
+            kept = {key: w.detach().cpu().contiguous() for key, w in tensors.items()}
+            save_file(kept, new / f"{name}.safetensors")
+        digests = {path.name: file_digest(path.read_bytes()) for path in sorted(new.iterdir())}
+        described = {**self._described(), "files": digests, "about": about or {}}
+        (new / CONFIG).write_text(json.dumps(described, indent=1) + "\n")
+        new.rename(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, backbone: Backbone, reward: Reward) -> Self:
+        """A saved value model on its own backbone and reward, of which a copy gets the tail.
+
+        Args:
+            folder: As `save_pretrained` left it.
+            backbone: The one that it was made on; its first i blocks are enough.
+            reward: The one that it was made of, as it was pretrained.
+
+        Raises:
+            FileNotFoundError: if the folder or a file of it is missing.
+            ValueError: for another backbone, reward or resolution, for files that are not what
+                their digests say, or hold other weights.
+        """
+        folder = Path(folder)
+        described, parts = _read(folder)
+        layer = _layer(parts, tuple(described["grid"]))
+        gain = parts["residual"].get("gain")
+        reward = copy.deepcopy(reward)
+        made = cls(
+            backbone,
+            described["i"],
+            layer,
+            reward,
+            described["j"],
+            condition=described["condition"],
+            gain=None if gain is None else gain.item(),
+        )
+        for key, found in made._described().items():
+            if found != described[key]:
+                raise ValueError(f"expected {key} {described[key]} for {folder}, got {found}")
+        for name, mine in made._parts().items():
+            if name == "null":  # the backbone's own, which is known to be the same
+                continue
+            if mine.keys() != parts[name].keys():
+                wrong = sorted(mine.keys() ^ parts[name].keys())
+                raise ValueError(f"expected the same weights in {name} of {folder}, got {wrong}")
+            with torch.no_grad():
+                for key, weight in mine.items():
+                    weight.copy_(parts[name][key])
+        return made.requires_grad_(requires_grad=False)
+
+    def _parts(self) -> dict[str, dict[str, Tensor]]:
+        """What is saved, by file."""
+        groups = self.trained()
+        layer = groups["layer"]
+        linear = {name: w for name, w in layer.items() if name.startswith("linear.")}
+        return {
+            "linear": dict(linear),
+            "residual": {name: w for name, w in layer.items() if name not in linear},
+            "tail": dict(groups["tail"]),
+            "null": self.backbone.null_text(),
+        }
+
+    def _described(self) -> dict[str, Any]:
+        """What a saved model must agree with."""
+        tail = self.reward.tail_weights(self.j)
+        kept = {n: w for n, w in self.reward.state_dict().items() if n not in tail}
+        return {
+            "i": self.i,
+            "j": self.j,
+            "condition": self.condition,
+            "grid": list(self.layer.size),
+            "latent": list(self.latent),
+            "backbone": identity(self.backbone.trunk_weights(self.i)),
+            "null": identity(self.backbone.null_text()),
+            "reward": identity(kept),
+        }
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """The description and the weights of a saved value model, checked against its digests."""
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"expected a saved value model in {folder}, got no {CONFIG}")
+    described, parts = json.loads((folder / CONFIG).read_text()), {}
+    for name, digest in described["files"].items():
+        path = folder / name
+        if path.suffix != ".safetensors":
+            raise ValueError(f"expected safetensors files in {folder}, got {name}")
+        if not path.is_file():
+            raise FileNotFoundError(f"expected {path}, got no such file")
+        data = path.read_bytes()
+        if (found := file_digest(data)) != digest:
+            raise ValueError(f"expected {path} with digest {digest}, got {found}")
+        parts[path.stem] = load(data)
+    return described, parts
+
+
+def _layer(parts: dict[str, dict[str, Tensor]], size: tuple[int, int]) -> StitchLayer:
+    """A layer of the saved one's shape."""
+    weight, bias = parts["linear"]["linear.weight"][..., 0, 0], parts["linear"]["linear.bias"]
+    narrow = len(parts["residual"]["residual.1.bias"])
+    fit = LinearFit(weight, bias, 0, 0.0)
+    return StitchLayer(fit, size, parts["residual"].get("cls"), len(weight) // narrow)

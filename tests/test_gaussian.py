@@ -754,6 +754,9 @@ class Foreign(Reward):
     def advance(self, h, j, k):
         return h
 
+    def tail_weights(self, j):
+        return {}
+
     def tail(self, h, j):
         return Features(h.map.flatten(2), h.map.flatten(1).mean(1, keepdim=True))
 

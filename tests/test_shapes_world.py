@@ -108,6 +108,9 @@ class Redness(Reward):
     def advance(self, h, j, k):
         return h
 
+    def tail_weights(self, j):
+        return {}
+
     def tail(self, h, j):
         return Features(h.map.flatten(2).transpose(1, 2), h.map.flatten(2).mean(2))
 

@@ -122,7 +122,24 @@ class ClipTower(Reward):
         self._expect_hidden(h, j)
         tokens = self._blocks(self._tokens(h), j, self.depth + 1)
         e = self.projection(self.vision.post_layernorm(tokens[:, 0]))
-        return Features(tokens[:, 1:], functional.normalize(e, dim=-1))
+        return Features(tokens[:, 1:], functional.normalize(e, dim=-1), e)
+
+    def tail_weights(self, j: int) -> dict[str, Tensor]:
+        """Blocks j to the end, what comes after them and, at j = 1, [CLS], positions, pre-norm.
+
+        Raises:
+            ValueError: if j is not in 1..depth.
+        """
+        self._expect_block(j)
+        before = tuple(f"vision.encoder.layers.{k}." for k in range(j - 1))
+        entry = ("vision.embeddings.", "vision.pre_layrnorm.")
+        left_out = (*before, "vision.embeddings.patch_embedding.", *(entry if j > 1 else ()))
+        used = ("vision.", "projection.")
+        return {
+            name: weight
+            for name, weight in self.named_parameters()
+            if name.startswith(used) and not name.startswith(left_out)
+        }
 
     def _tokens(self, h: Hidden) -> Tensor:
         """What enters a block, as tokens (B, 1 + L, D)."""

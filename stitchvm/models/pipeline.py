@@ -138,6 +138,25 @@ class PipelineBackbone(Backbone):
         stream = self._run(self.blocks[state.i :], state.hidden)
         return self.leave(stream).to(state.z_t.dtype)
 
+    def trunk_weights(self, i: int) -> dict[str, Tensor]:
+        """All of the transformer but blocks after i and what follows the last one.
+
+        Raises:
+            ValueError: if i is outside 1..depth.
+        """
+        if not 1 <= i <= self.depth:
+            raise ValueError(f"expected i in 1..{self.depth}, got {i}")
+        left_out = {id(weight) for block in self.blocks[i:] for weight in block.parameters()}
+        return {
+            name: weight
+            for name, weight in self.transformer.named_parameters()
+            if id(weight) not in left_out and not name.startswith(("norm_out", "proj_out"))
+        }
+
+    def null_text(self) -> dict[str, Tensor]:
+        """As `Texts.save_null` stores it."""
+        return self.texts.null()
+
     def encode(self, x: Tensor) -> Tensor:
         """Latents z_0 of images x in [-1, 1], (B, 3, H, W): the mean of the VAE's posterior."""
         scale = 2 ** (len(self.vae.config.block_out_channels) - 1)

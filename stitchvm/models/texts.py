@@ -63,10 +63,14 @@ class Texts(nn.Module, ABC):
 
     def save_null(self, folder: str | Path) -> Path:
         """Store the null prompt's embedding beside the weights; returns the file."""
-        text, path = self._remembered(NULL), Path(folder) / NULL_FILE
-        tensors = {"prompt_embeds": text.tokens, "pooled_prompt_embeds": text.pooled}
-        save_file({name: x[None].contiguous().cpu() for name, x in tensors.items()}, path)
+        path = Path(folder) / NULL_FILE
+        save_file({name: x.contiguous().cpu() for name, x in self.null().items()}, path)
         return path
+
+    def null(self) -> dict[str, Tensor]:
+        """The null prompt's embedding, by the pipeline's names, (1, L, D) and (1, P)."""
+        text = self._remembered(NULL)
+        return {"prompt_embeds": text.tokens[None], "pooled_prompt_embeds": text.pooled[None]}
 
     def _remembered(self, prompt: str) -> Text:
         if prompt not in self._seen:

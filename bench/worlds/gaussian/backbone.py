@@ -103,6 +103,11 @@ class GaussianBackbone(Backbone):
         rows, work = len(state.z_t), state.hidden
         return self._go_on(work, rows, state.c, state.i, self.depth).velocity
 
+    def trunk_weights(self, i: int) -> dict[str, Tensor]:
+        """All of the mixture, whatever i."""
+        del i
+        return {name: getattr(self, name) for name in ("means", "floors", "directions", "spikes")}
+
     def encode(self, x: Tensor) -> Tensor:
         """Latents of images (B, 3, 2 H, 2 W): the transpose of the decoder, and its inverse."""
         return nn.functional.conv2d(x, self.decoder.weight, stride=2)

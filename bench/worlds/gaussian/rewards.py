@@ -90,6 +90,11 @@ class GaussianReward(Reward):
             tokens = tokens @ block.T
         return Features(tokens, torch.einsum("blc,qlc->bq", tokens, self.pool))
 
+    def tail_weights(self, j: int) -> dict[str, Tensor]:
+        """The pooling, and all mixings, which are one tensor."""
+        del j
+        return {"pool": self.pool, "mixings": self.mixings}
+
     @abstractmethod
     def mean(self, m: Tensor, s: Tensor, c: Prompts) -> Tensor:
         """E[r] for e ~ N(m, S): m (B, K, q), S (B, K, q, q); (B, K)."""

@@ -51,7 +51,7 @@ class Size:
     steps: int
 
 
-LARGE, SMALL = Size(blocks=8, heads=4, steps=6000), Size(blocks=6, heads=3, steps=2000)
+LARGE, SMALL = Size(blocks=8, heads=4, steps=4500), Size(blocks=6, heads=3, steps=1500)
 
 
 class Generator(nn.Module):

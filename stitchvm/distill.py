@@ -1,0 +1,331 @@
+r"""Stage 2 of StitchVM: finetuning layer and tail on noisy latents towards the clean reward.
+
+    L = E | e_s(z_t) - e(x_0) |^2 + lambda_tok | tokens_s(z_t) - tokens(x_0) |^2           (Eq. 78)
+    L = E  S(tokens_s - tokens) + S(e_s - e) + S(r_s - r),   S the Smooth-L1 loss          (Eq. 79)
+
+over unlabelled clean images x_0, t from a centre-biased distribution, the backbone frozen.  A
+squared error in a score makes its minimiser E[r(z_0) | z_t] (Prop. 1).  In unit embeddings it does
+not: the best unit vector is E[e] / |E[e]|, so a cosine comes out too high by 1 / |E[e | z_t]|
+(`norm=unit`, as published); an embedding of any length has E[e | z_t] itself as its minimiser
+(`norm=free`).
+
+The paper says nothing of how tokens are averaged: here every loss is a sum over an embedding's
+numbers, and a mean over a token's.
+
+Source: arXiv:2605.19804, section 4.1 and appendix D.1.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import smooth_l1_loss
+
+from stitchvm.backbone import NULL, Backbone, Prompts
+from stitchvm.path import noise
+from stitchvm.reward import Features, Reward
+from stitchvm.search import Source
+from stitchvm.streams import derive
+
+CHECKPOINT = "checkpoint.pt"
+
+
+class Student(Protocol):
+    """Whatever can be finetuned: a value model that shows what it scores."""
+
+    reward: Reward
+
+    def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
+        """Tokens and embedding for noisy latents."""
+        ...
+
+    def trained(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Named weights to train, by group: `layer` is new, `tail` was pretrained."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How stage 2 is run; defaults are the paper's (D.1).
+
+    Attributes:
+        steps: Optimiser steps; the paper makes 5 epochs.
+        batch: Images a step.
+        rate: Of AdamW on the tail.
+        layer_factor: The layer's rate is this many times that.
+        decay: Weight decay.
+        warmup: Steps of linear warm-up, then constant or `cosine` to nothing.
+        schedule: The paper names none beyond the warm-up.
+        loss: `embedding` is Eq. 78, `score` Eq. 79.
+        token_weight: lambda_tok.
+        times: `logit-normal`, the paper's "centre-biased" as we read it, or `uniform`.
+        median: Of the logit-normal times; `match_snr(0.5, ...)` centres them by SNR.
+        average: Half-life in steps of an average of the weights, which is then what is kept.
+        bf16: Whether matrix products run in bfloat16.
+        seed: Of batches, times and noise.
+    """
+
+    steps: int
+    batch: int = 128
+    rate: float = 1e-5
+    layer_factor: float = 5.0
+    decay: float = 0.0
+    warmup: int = 100
+    schedule: Literal["constant", "cosine"] = "constant"
+    loss: Literal["embedding", "score"] = "embedding"
+    token_weight: float = 1.0
+    times: Literal["logit-normal", "uniform"] = "logit-normal"
+    median: float = 0.5
+    average: float | None = None
+    bf16: bool = False
+    seed: int = 0
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of the tail at a step."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return self.rate
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def draw(self, count: int, rng: torch.Generator) -> Tensor:
+        """Times of a batch, (count,)."""
+        if self.times == "uniform":
+            return torch.rand(count, generator=rng)
+        centre = math.log(self.median / (1 - self.median))
+        return (centre + torch.randn(count, generator=rng)).sigmoid()
+
+
+class Prepared(NamedTuple):
+    """What the clean images are to stage 2; all on the CPU.
+
+    Attributes:
+        z_0: Latents, (n, *latent).
+        tokens: What the frozen reward's last block makes of each image, (n, L, D).
+        embedding: And its embedding, (n, D').
+        c: A prompt for each image; the null prompt where there is none.
+    """
+
+    z_0: Tensor
+    tokens: Tensor
+    embedding: Tensor
+    c: Prompts
+
+
+@torch.no_grad()
+def prepare(
+    backbone: Backbone,
+    reward: Reward,
+    images: Iterable[Tensor],
+    *,
+    c: Prompts | None = None,
+    source: Source = "pixels",
+) -> Prepared:
+    """Latents and the frozen reward's targets of clean images, computed once.
+
+    Args:
+        backbone: Whose latents.
+        reward: The teacher, as it was pretrained.
+        images: x_0 in batches, (B, 3, H, W) in [-1, 1].
+        c: Their prompts, for a trunk that sees them.
+        source: What the teacher sees, pixels (published) or decoded latents.
+
+    Raises:
+        ValueError: if there are no images, or not a prompt for each.
+    """
+    parts = []
+    for x_0 in images:
+        z_0 = backbone.encode(x_0)
+        x = backbone.decode(z_0) if source == "latents" else x_0
+        out = reward.tail(reward.head(x, 1), 1)
+        parts.append((z_0.cpu(), out.tokens.cpu(), out.embedding.cpu()))
+    if not parts:
+        raise ValueError("expected at least one image, got none")
+    z_0, tokens, embedding = (torch.cat(part) for part in zip(*parts, strict=True))
+    c = [NULL] * len(z_0) if c is None else c
+    if len(c) != len(z_0):
+        raise ValueError(f"expected {len(z_0)} prompts, one per image, got {len(c)}")
+    return Prepared(z_0, tokens, embedding, c)
+
+
+def losses(
+    student: Student, found: Features, target: Features, c: Prompts, recipe: Recipe
+) -> dict[str, Tensor]:
+    """The terms of Eq. 78 or 79, each a mean over the batch."""
+    if recipe.loss == "embedding":
+        return {
+            "embedding": (found.embedding - target.embedding).square().sum(-1).mean(),
+            "tokens": recipe.token_weight * (found.tokens - target.tokens).square().mean(),
+        }
+    score, clean = (student.reward.score(e, c) for e in (found.embedding, target.embedding))
+    return {
+        "embedding": smooth_l1_loss(found.embedding, target.embedding, reduction="none")
+        .sum(-1)
+        .mean(),
+        "tokens": recipe.token_weight * smooth_l1_loss(found.tokens, target.tokens),
+        "score": smooth_l1_loss(score, clean),
+    }
+
+
+class Record(NamedTuple):
+    """One optimiser step.
+
+    Attributes:
+        step: Steps made, this one included.
+        loss: All terms.
+        terms: Each of them.
+        gradient: Norm of the gradient.
+        rate: Learning rate of the tail.
+    """
+
+    step: int
+    loss: float
+    terms: dict[str, float]
+    gradient: float
+    rate: float
+
+
+def distill(
+    student: Student, data: Prepared, recipe: Recipe, folder: Path | None = None, every: int = 200
+) -> Iterator[Record]:
+    """Finetune a student in place; what it holds at the end are the averaged weights, if asked.
+
+    Args:
+        student: Its trained weights get gradients, everything else is frozen.
+        data: Clean images.
+        recipe: How.
+        folder: Of the checkpoint; a run that was stopped goes on from it, bit for bit on a CPU.
+        every: Steps between checkpoints.
+
+    Yields:
+        A record of each step.
+
+    Raises:
+        ValueError: for a checkpoint of another recipe, or one that is torn.
+        FloatingPointError: if a loss is not finite.
+    """
+    run = _Run(student, recipe)
+    if folder is not None:
+        run.resume(folder)
+    while run.step < recipe.steps:
+        yield run.descend(data)
+        if folder is not None and (run.step % every == 0 or run.step == recipe.steps):
+            run.save(folder)
+    run.finish()
+
+
+class _Run:
+    """A finetuning as far as it has come."""
+
+    def __init__(self, student: Student, recipe: Recipe) -> None:
+        self.student, self.recipe, self.step = student, recipe, 0
+        groups = student.trained()
+        self.weights = {f"{g}.{n}": w for g, named in groups.items() for n, w in named.items()}
+        for weight in self.weights.values():
+            weight.requires_grad_()
+        factors = {"layer": recipe.layer_factor, "tail": 1.0}
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": list(named.values()), "factor": factors[group]}
+                for group, named in groups.items()
+                if named
+            ],
+            lr=recipe.rate,
+            weight_decay=recipe.decay,
+            fused=True,
+        )
+        self.average = (
+            {name: w.detach().clone() for name, w in self.weights.items()}
+            if recipe.average is not None
+            else None
+        )
+
+    def descend(self, data: Prepared) -> Record:
+        """One step."""
+        recipe = self.recipe
+        rng = torch.Generator().manual_seed(derive(recipe.seed, "distill", self.step))
+        rows = torch.randint(len(data.z_0), (recipe.batch,), generator=rng)
+        like = next(iter(self.weights.values()))
+        z_0 = data.z_0[rows]
+        t = recipe.draw(recipe.batch, rng).to(z_0)
+        eps = torch.randn(z_0.shape, generator=rng, dtype=z_0.dtype)
+        z_t, t = noise(z_0, t, eps).to(like.device), t.to(like.device)
+        c = [data.c[row] for row in rows.tolist()]
+        target = Features(data.tokens[rows].to(like), data.embedding[rows].to(like))
+        with torch.autocast(like.device.type, torch.bfloat16, enabled=recipe.bf16):
+            found = self.student.features(z_t, t, c)
+        terms = losses(self.student, found, target, c, recipe)
+        loss = torch.stack(list(terms.values())).sum()
+        if not bool(loss.isfinite()):
+            raise FloatingPointError(
+                f"expected a finite loss at step {self.step}, got {loss.item()}"
+            )
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate_at(self.step) * group["factor"]
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.get_total_norm(
+            [w.grad for w in self.weights.values() if w.grad is not None]
+        )
+        self.optimiser.step()
+        self.step += 1
+        self._follow()
+        figures = {name: term.item() for name, term in terms.items()}
+        return Record(self.step, loss.item(), figures, norm.item(), recipe.rate_at(self.step - 1))
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        if self.average is None or self.recipe.average is None:
+            return
+        keep = min(0.5 ** (1 / self.recipe.average), 1 - 10 / (self.step + 10))
+        for name, weight in self.weights.items():
+            self.average[name].lerp_(weight, 1 - keep)
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint, which is there whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "weights": {name: w.detach() for name, w in self.weights.items()},
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "recipe": asdict(self.recipe),
+        }
+        new = folder / f"{CHECKPOINT}.{os.getpid()}.new"
+        torch.save(state, new)
+        os.replace(new, folder / CHECKPOINT)
+
+    def resume(self, folder: Path) -> None:
+        """Go back to the checkpoint, if there is one."""
+        path = folder / CHECKPOINT
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:
+            raise ValueError(f"expected a whole checkpoint at {path}, got a torn one") from error
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(
+                f"expected a checkpoint of {asdict(self.recipe)} at {path}, got {state['recipe']}"
+            )
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(state["weights"][name])
+        self.average = state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Freeze the weights, the averaged ones if there are any."""
+        for name, weight in self.weights.items():
+            if self.average is not None:
+                weight.copy_(self.average[name])
+            weight.requires_grad = False
+            weight.grad = None
