@@ -4,8 +4,8 @@ What a value estimator is built in and judged in: every `build` of `baselines` t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from stitchvm.reward import Reward
 from stitchvm.streams import Streams
 from stitchvm.value import Target, ValueEstimator
 
+Split = Literal["train", "held"]
 Finish = Callable[[Tensor, Tensor, Prompts, Streams | None], Tensor]  # (z_t, t, c, rng) -> z_0
 
 
@@ -28,6 +29,13 @@ class Certainty(NamedTuple):
 
     members: Tensor
     variance: Tensor
+
+
+class Shown(NamedTuple):
+    """Clean images x_0, (B, 3, H, W) in [-1, 1], and a prompt that is true of each."""
+
+    x_0: Tensor
+    c: Prompts
 
 
 class World(ABC):
@@ -60,6 +68,15 @@ class World(ABC):
     @abstractmethod
     def draw(self, c: Prompts, rng: Streams) -> Tensor:
         """Clean latents z_0 ~ p(z_0 | c), one per stream; the null prompt draws from all data."""
+
+    @abstractmethod
+    def images(self, split: Split, count: int) -> Iterator[Shown]:
+        """Clean images to learn from or to choose by, the same whenever asked; never tested ones.
+
+        Args:
+            split: `train`, or `held` for what nothing is trained on.
+            count: How many; they come in batches.
+        """
 
     @abstractmethod
     def pictures(self, z_0: Tensor) -> Tensor | None:

@@ -997,3 +997,19 @@ def test_a_single_gaussian_is_a_world():
     truth = world.truth(world.reward("quadratic"), Target("mean", "prompt"))
     z_t = torch.zeros(2, *world.backbone.latent, dtype=torch.float64)
     assert truth(z_t, torch.tensor(0.5, dtype=torch.float64), world.prompts).isfinite().all()
+
+
+def test_images_are_decoded_data_under_the_prompts_in_turn():
+    world = small()
+    parts = list(world.images("train", 2000))
+    x_0, c = torch.cat([p.x_0 for p in parts]), [text for p in parts for text in p.c]
+    assert c == [world.prompts[row % len(world.prompts)] for row in range(2000)]
+    z_0 = world.backbone.encode(x_0)
+    torch.testing.assert_close(world.backbone.decode(z_0), x_0, rtol=1e-10, atol=1e-12)
+    mixture = world.backbone.mixture
+    weights = world.book.weights([NULL])[0].exp()
+    mean = weights @ mixture.means
+    spread = z_0.flatten(1).std(0) / 2000**0.5
+    assert ((z_0.flatten(1).mean(0) - mean).abs() < 5 * spread).all()
+    assert torch.equal(next(iter(world.images("train", 7))).x_0, x_0[:7])
+    assert not torch.equal(next(iter(world.images("held", 7))).x_0, x_0[:7])

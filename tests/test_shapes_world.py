@@ -23,7 +23,7 @@ from bench.worlds import WORLDS
 from bench.worlds.shapes import build, reference, weights
 from bench.worlds.shapes import world as world_module
 from bench.worlds.shapes.banks import Banks
-from bench.worlds.shapes.captions import seen, told
+from bench.worlds.shapes.captions import holds, parse, seen, told
 from bench.worlds.shapes.conditional import draw_for
 from bench.worlds.shapes.make import generator
 from bench.worlds.shapes.make.clip import Told, recalled
@@ -727,6 +727,24 @@ def test_rollouts_agree_with_the_shipped_reference(shapes):
         rewards = rollouts.rewards(z_t, t, c, Streams.of(9, "agree", rows=4)).double()
     error = (rewards.var(0) / 32 + known.error["clip"][rows] ** 2).sqrt()
     assert bool(((rewards.mean(0) - known.mean["clip"][rows]).abs() <= 4.5 * error).all())
+
+
+# Images to learn from
+
+
+def test_images_are_of_other_splits_than_what_is_tested(shapes):
+    """The same whenever asked, whatever the count; every caption is true."""
+    found = {split: list(shapes.images(split, 300)) for split in ("train", "held")}
+    for split, of in (("train", "train"), ("held", "tune")):
+        scenes = draw(of, 300)
+        x_0 = torch.cat([part.x_0 for part in found[split]])
+        c = [caption for part in found[split] for caption in part.c]
+        assert torch.equal(x_0, render(scenes))
+        assert all(holds(parse(text), scene) for text, scene in zip(c, seen(scenes), strict=True))
+        again = next(iter(shapes.images(split, 100)))
+        assert torch.equal(again.x_0, x_0[:100])
+        assert list(again.c) == c[:100]
+    assert not torch.equal(found["train"][0].x_0, found["held"][0].x_0)
 
 
 # Going on from the weights

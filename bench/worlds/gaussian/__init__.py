@@ -1,7 +1,7 @@
 """The Gaussian world: a mixture of Gaussians in latents, where every value is known exactly."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from stitchvm.backbone import NULL, Prompts
 from stitchvm.reward import Reward
 from stitchvm.streams import Streams, derive
 from stitchvm.value import Target, ValueEstimator
-from stitchvm.world import Finish, World
+from stitchvm.world import Finish, Shown, Split, World
 
 PIXELS = 12  # numbers in the 2 x 2 pixels of 3 channels that a latent position decodes to
 CHANNELS, EMBEDDING = 16, 16  # of the rewards' network
@@ -32,6 +32,7 @@ SPIKES = (4.0, 0.25)  # largest and smallest variance along them: signal at ever
 APART = 0.06  # standard deviation of the components' means, per coordinate
 CONTRAST = 1.5  # standard deviation of a prompt's log weights
 CURVATURE = 0.6  # 2 max(A C): the quadratic reward tilts up to lambda = 1 / CURVATURE
+AT_ONCE = 256  # images
 CONSTANTS = (CHANNELS, EMBEDDING, FLOOR, SPIKES, APART, CONTRAST, CURVATURE, GAIN)
 
 
@@ -165,6 +166,14 @@ class GaussianWorld(World):
         """Clean latents of prompts, (B, C, H, W)."""
         mixture = self.backbone.mixture
         return mixture.sample(self.book.weights(c), rng).unflatten(1, self.backbone.latent)
+
+    def images(self, split: Split, count: int) -> Iterator[Shown]:
+        """Decoded draws under the prompts in turn, so that all together are the data."""
+        for first in range(0, count, AT_ONCE):
+            rows = range(first, min(first + AT_ONCE, count))
+            c = [self.prompts[row % len(self.prompts)] for row in rows]
+            rng = Streams(derive(0, "images", split, row) for row in rows)
+            yield Shown(self.backbone.decode(self.draw(c, rng)), c)
 
     def pictures(self, z_0: Tensor) -> None:
         """None: a Gaussian decodes to noise."""

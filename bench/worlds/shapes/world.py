@@ -1,5 +1,6 @@
 """The shapes world: trained networks, their rewards, and truth from a bank of clean latents."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -8,11 +9,12 @@ from torch import Tensor
 
 from bench.worlds.shapes.bank import Bank
 from bench.worlds.shapes.banks import Banks
-from bench.worlds.shapes.captions import parse, possible
+from bench.worlds.shapes.captions import parse, possible, seen, told
 from bench.worlds.shapes.prompts import prompt_set
 from bench.worlds.shapes.quiet import quietly
 from bench.worlds.shapes.reference import Reference, ReferenceTruth
 from bench.worlds.shapes.reference import load as load_reference
+from bench.worlds.shapes.scenes import draw, render
 from bench.worlds.shapes.weights import verify
 from stitchvm.backbone import NULL, Backbone, Prompts
 from stitchvm.models import aesthetic, clip, sd3
@@ -21,11 +23,12 @@ from stitchvm.models.folder import load_network
 from stitchvm.reward import Reward
 from stitchvm.streams import Streams
 from stitchvm.value import Target, ValueEstimator
-from stitchvm.world import Certainty, Finish, World
+from stitchvm.world import Certainty, Finish, Shown, Split, World
 
 TOWERS = {"clip": "clip", "aesthetic": "clip", "hps": "hps", "pick": "pick"}  # whose embedding
 GENERATORS = ("large", "small")
 REFERENCE = "reference.safetensors"
+AT_ONCE = 256  # images
 JUDGES = ("pick",)  # held out: nothing is trained or guided by them
 
 
@@ -123,6 +126,18 @@ class ShapesWorld(World):
             streams = Streams([rng.seeds[row] for row in rows])
             out[rows] = self.bank("prompt", caption).prior(streams).to(out)
         return out
+
+    def images(self, split: Split, count: int) -> Iterator[Shown]:
+        """Rendered scenes of the split that the networks were trained on, or of `tune`."""
+        scenes = draw("train" if split == "train" else "tune", count)
+        rng = torch.Generator().manual_seed(0)
+        for first in range(0, count, AT_ONCE):
+            part = scenes[slice(first, first + AT_ONCE)]
+            said = [told(scene) for scene in seen(part)]
+            p = (torch.tensor(list(captions.values())) for captions in said)
+            chosen = [int(torch.multinomial(weights, 1, generator=rng)) for weights in p]
+            c = [list(captions)[k] for captions, k in zip(said, chosen, strict=True)]
+            yield Shown(render(part).to(self.device), c)
 
     @torch.no_grad()
     def pictures(self, z_0: Tensor) -> Tensor:

@@ -47,6 +47,11 @@ picture or text of anyone's is in them.  Apache-2.0, as the code.  Figures are o
 |---|---|---|
 {sizes}
 
+The generators' first text encoder was taught to read captions before (`reader`), and while they
+learned, a linear head had to tell from their middle block which shape and colour lie where
+(representation alignment, arXiv:2410.06940, with the scene as the reference).  No reward had a
+part in it.
+
 `large` and `small` are StableDiffusion3Pipelines without T5, `small` with the VAE of `large`;
 every file's SHA-256 is in digests.json, whose own digest is the world's version.
 

@@ -23,7 +23,7 @@ from bench.worlds.shapes.make.words import LENGTH, text_config
 from bench.worlds.shapes.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, draw
 
 TEXT = 64  # width
-SCENES, HELD, BATCH, STEPS = 40_000, 2000, 128, 750
+SCENES, HELD, BATCH, STEPS = 40_000, 2000, 128, 2500
 CLASSES: tuple[tuple[str, ...], ...] = (
     tuple(COUNT),
     tuple(SIZES),
