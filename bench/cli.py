@@ -19,9 +19,10 @@ COMMANDS = {
     "plot": "draw two columns of a store against each other",
     "report": "write the page, tables and plots of a store",
     "world": "make a world's networks, and examine them",
+    "stitch": "make a value model: search where to stitch, then finetune",
     "test": "check a value estimator against the contract",
 }
-ELSEWHERE = {"world": "bench.world_commands"}
+ELSEWHERE = {"world": "bench.world_commands", "stitch": "bench.stitch_commands"}
 
 
 class Lazy(click.Group):

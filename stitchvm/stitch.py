@@ -27,6 +27,7 @@ from stitchvm.streams import Streams
 from stitchvm.value import Target, ValueEstimator
 
 Condition = Literal["null", "prompt"]
+Norm = Literal["unit", "free"]
 
 CONFIG = "stitch.json"
 BOTTLENECK = 8  # r in Eq. 58: the residual's channels are 1 : 8
