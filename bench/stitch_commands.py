@@ -22,16 +22,18 @@ def _where(world: str, reward: str, out: Path | None) -> Path:
 @stitch.command(epilog="Example: stitchbench stitch search shapes --reward aesthetic")
 @click.argument("world")
 @click.option("--reward", required=True, help="Name of the world's reward.")
+@click.option("--trunk", type=click.Choice(["backbone", "latent"]), default="backbone")
 @click.option("--probes", type=click.IntRange(1), default=200, show_default=True, help="Images.")
 @click.option("--ridge", type=click.FloatRange(0), default=0.0, show_default=True)
 @click.option("--source", type=click.Choice(["pixels", "latents"]), default="pixels")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=Path, help="Folder.  [default: results/runs/stitch/WORLD/REWARD]")
 @careful
-def search(
+def search(  # noqa: PLR0913 - one for each option
     world: str,
     *,
     reward: str,
+    trunk: Literal["backbone", "latent"],
     probes: int,
     ridge: float,
     source: Literal["pixels", "latents"],
@@ -45,7 +47,7 @@ def search(
 
     folder = _where(world, reward, out)
     settings = Settings(source=source, ridge=ridge, seed=seed)
-    found = find(WORLDS[world](), reward, folder, settings, probes)
+    found = find(WORLDS[world](), reward, folder, settings, probes=probes, trunk=trunk)
     click.echo(" i  j      loss  normalised     R2   held: loss  normalised     R2    MFLOP")
     for p in found.pairs:
         names = [name for name, chosen in found.picks.items() if chosen == p]
@@ -103,7 +105,10 @@ def train(  # noqa: PLR0913 - one for each option
     folder = _where(world, reward, out)
     found, made = load(folder), WORLDS[world]()
     teacher, pair = made.reward(reward), stitching.pick(found, chosen)
-    model = stitching.begin(made, teacher, found, pair, norm=norm, condition=condition)
+    trunk = found.about["trunk"]
+    model = stitching.begin(
+        made, teacher, found, pair, norm=norm, condition=condition, trunk=trunk
+    )
     recipe = Recipe(steps=steps, batch=batch, rate=rate, loss=loss)
     data = stitching.learned_from(made, teacher, images)
     name = f"{pair[0]}-{pair[1]}-{norm}-{condition}"

@@ -7,14 +7,17 @@
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from baselines.vae_stitch import Latent
 from bench.resolve import UnknownName
+from stitchvm.backbone import Backbone
 from stitchvm.distill import CHECKPOINT, Prepared, Recipe, Record, distill, prepare
 from stitchvm.reward import Reward
 from stitchvm.search import TABLE, Search, Settings, load, search
@@ -24,10 +27,21 @@ from stitchvm.world import Split, World
 PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it
 IMAGES = 20_000  # that stage 2 learns from
 MODEL, LOG = "model", "log.jsonl"
+Trunk = Literal["backbone", "latent"]
+TRUNKS: dict[str, Callable[[Backbone], Backbone]] = {
+    "backbone": lambda backbone: backbone,
+    "latent": Latent,  # the rival that stitches the noisy latent itself
+}
 
 
 def find(
-    world: World, name: str, folder: Path, settings: Settings, probes: int = PROBES
+    world: World,
+    name: str,
+    folder: Path,
+    settings: Settings,
+    *,
+    probes: int = PROBES,
+    trunk: Trunk = "backbone",
 ) -> Search:
     """Stage 1 of a world's reward, kept in a folder; what is there is not made again.
 
@@ -37,11 +51,12 @@ def find(
         folder: Where to keep it.
         settings: How.
         probes: Images of the probe set.
+        trunk: What is stitched.
 
     Raises:
         ValueError: if the folder has a search of something else.
     """
-    about = {"world": world.digest, "reward": name, "probes": probes, "held": HELD}
+    about = {"world": world.digest, "reward": name, "trunk": trunk, "probes": probes, "held": HELD}
     if (folder / TABLE).is_file():
         known = load(folder)
         wanted = json.loads(json.dumps({**asdict(settings), **about}))
@@ -49,7 +64,7 @@ def find(
             raise ValueError(f"expected a search of {wanted} in {folder}, got {known.about}")
         return known
     found = search(
-        world.backbone,
+        TRUNKS[trunk](world.backbone),
         world.reward(name),
         pictures(world, "train", probes),
         pictures(world, "held", HELD),
@@ -87,6 +102,7 @@ def begin(
     *,
     norm: Norm = "unit",
     condition: Condition = "null",
+    trunk: Trunk = "backbone",
 ) -> Stitched:
     """The value model after stage 1, its tail a copy of the reward's.
 
@@ -98,6 +114,7 @@ def begin(
         norm: `unit` (published), or `free`, whose gain makes clean embeddings of unit length on
             average.
         condition: What the trunk sees.
+        trunk: What is stitched.
     """
     x_0 = next(pictures(world, "train", PROBES))
     i, j = pair
@@ -111,7 +128,8 @@ def begin(
         raw = out.embedding if out.raw is None else out.raw
         gain = 1 / raw.norm(dim=-1).mean().item()
     tail = copy.deepcopy(reward)
-    return Stitched(world.backbone, i, layer, tail, j, condition=condition, gain=gain)
+    backbone = TRUNKS[trunk](world.backbone)
+    return Stitched(backbone, i, layer, tail, j, condition=condition, gain=gain)
 
 
 def learned_from(world: World, reward: Reward, count: int = IMAGES) -> Prepared:

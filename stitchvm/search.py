@@ -167,7 +167,7 @@ class Search:
             tensors |= {f"{name}.weight": interface.fit.weight, f"{name}.bias": interface.fit.bias}
             if interface.cls is not None:
                 tensors[f"{name}.cls"] = interface.cls
-        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / FITS)
+        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, folder / FITS)
         table = {
             "about": self.about,
             "picks": {name: [pair.i, pair.j] for name, pair in self.picks.items()},

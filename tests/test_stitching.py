@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from baselines.vae_stitch import Latent
 from bench import stitching
 from bench.cli import main
 from bench.worlds.shapes import shapes as shapes_world
@@ -93,6 +94,29 @@ def test_a_killed_finetuning_goes_on_and_logs_each_step_once(world, folder, tmp_
     assert list(stitching.finetune(begun(), data, RECIPE, tmp_path / "broken", {})) == []
     about = json.loads((tmp_path / "broken" / "model" / "stitch.json").read_text())["about"]
     assert (about["by"], about["recipe"]["steps"]) == ("test", 5)
+
+
+def test_the_latent_itself_can_be_stitched(world, tmp_path):
+    """The rival without a backbone: a layer on z_t, blind to the noise level."""
+    reward = world.reward("clip")
+    found = stitching.find(world, "clip", tmp_path, Settings(), probes=40, trunk="latent")
+    assert {(p.i, p.j) for p in found.pairs} == {(1, j) for j in range(1, 5)}
+    assert {p.features for p in found.pairs} == {4}
+    pair = stitching.pick(found, "paper")
+    model = stitching.begin(world, reward, found, pair, trunk="latent")
+    data = stitching.learned_from(world, reward, 16)
+    list(stitching.finetune(model, data, RECIPE, tmp_path / "made", {}))
+    saved = tmp_path / "made" / "model"
+    model = Stitched.from_pretrained(saved, Latent(world.backbone), reward)
+    z_t, c = data.z_0[:3], list(world.prompts[:3])
+    with torch.no_grad():
+        assert torch.equal(model(z_t, torch.tensor(0.1), c), model(z_t, torch.tensor(0.9), c))
+        u = model.backbone.resume(model.backbone.trunk(z_t, torch.tensor(0.5), 1, c))
+        assert torch.equal(u, world.backbone.velocity(z_t, torch.tensor(0.5), c))
+    with pytest.raises(ValueError, match=r"expected i in 1\.\.1, got 2"):
+        model.backbone.trunk(z_t, torch.tensor(0.5), 2)
+    with pytest.raises(ValueError, match="expected backbone"):
+        Stitched.from_pretrained(saved, world.backbone, reward)
 
 
 def test_the_commands_search_and_train(tmp_path, capsys):

@@ -73,10 +73,10 @@ STAGES = {
         only_for=("large", "small"),
     ),
     "large": _generator(
-        "large", "the generator and its text encoders", 110, generator.LARGE, seed=3
+        "large", "the generator and its text encoders", 75, generator.LARGE, seed=3
     ),
     "small": _generator(
-        "small", "a smaller generator on the same latents", 20, generator.SMALL, seed=4
+        "small", "a smaller generator on the same latents", 13, generator.SMALL, seed=4
     ),
     "tiny": Stage(
         "the tiny decoder", 10, lambda f: tiny.train(f / "tiny", _model(f, "vae")), {"": "tiny"}
