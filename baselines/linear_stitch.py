@@ -10,6 +10,7 @@ import torch
 from stitchvm.backbone import NULL
 from stitchvm.path import noise
 from stitchvm.reward import Reward
+from stitchvm.search import tokens_of
 from stitchvm.stitch import Stitched, StitchLayer, fit_linear, resize
 from stitchvm.streams import Streams, derive
 from stitchvm.world import World
@@ -38,11 +39,6 @@ def build(
     targets = reward.head(world.backbone.decode(z_0), j).map
     size = (targets.shape[-2], targets.shape[-1])
     features = resize(world.backbone.trunk(z_t, t, i).features, size)
-    fit = fit_linear(_tokens(features), _tokens(targets))
+    fit = fit_linear(tokens_of(features), tokens_of(targets))
     layer = StitchLayer(fit, size).to(z_0)
     return Stitched(world.backbone, i, layer.requires_grad_(requires_grad=False), reward, j)
-
-
-def _tokens(h: torch.Tensor) -> torch.Tensor:
-    """A map (B, C, H, W) as rows, one per token, (B H W, C)."""
-    return h.movedim(1, -1).flatten(0, 2)

@@ -54,7 +54,7 @@ class Latent(Backbone):
         return self.inner.velocity(state.z_t, state.t, c)
 
     def trunk_weights(self, i: int) -> dict[str, Tensor]:
-        """None."""
+        """None: latents of another autoencoder are told apart by their shape alone."""
         del i
         return {}
 

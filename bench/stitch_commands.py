@@ -104,13 +104,18 @@ def train(  # noqa: PLR0913 - one for each option
     torch.set_num_threads(threads)
     folder = _where(world, reward, out)
     found, made = load(folder), WORLDS[world]()
+    for key, wanted in (("world", made.digest), ("reward", reward)):
+        if found.about[key] != wanted:
+            raise ValueError(
+                f"expected a search of {key} {wanted} in {folder}, got {found.about[key]}"
+            )
     teacher, pair = made.reward(reward), stitching.pick(found, chosen)
     trunk = found.about["trunk"]
     model = stitching.begin(
         made, teacher, found, pair, norm=norm, condition=condition, trunk=trunk
     )
     recipe = Recipe(steps=steps, batch=batch, rate=rate, loss=loss)
-    data = stitching.learned_from(made, teacher, images)
+    data = stitching.learned_from(made, teacher, images, found.about["source"])
     name = f"{pair[0]}-{pair[1]}-{norm}-{condition}"
     about = {
         "world": made.digest,

@@ -20,13 +20,13 @@ from bench.resolve import UnknownName
 from stitchvm.backbone import Backbone
 from stitchvm.distill import CHECKPOINT, Prepared, Recipe, Record, distill, prepare
 from stitchvm.reward import Reward
-from stitchvm.search import TABLE, Search, Settings, load, search
+from stitchvm.search import TABLE, Search, Settings, Source, load, search
 from stitchvm.stitch import Condition, Norm, Stitched, StitchLayer
 from stitchvm.world import Split, World
 
 PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it
 IMAGES = 20_000  # that stage 2 learns from
-MODEL, LOG = "model", "log.jsonl"
+MODEL, LOG, BEGUN = "model", "log.jsonl", "run.json"
 Trunk = Literal["backbone", "latent"]
 TRUNKS: dict[str, Callable[[Backbone], Backbone]] = {
     "backbone": lambda backbone: backbone,
@@ -132,7 +132,9 @@ def begin(
     return Stitched(backbone, i, layer, tail, j, condition=condition, gain=gain)
 
 
-def learned_from(world: World, reward: Reward, count: int = IMAGES) -> Prepared:
+def learned_from(
+    world: World, reward: Reward, count: int = IMAGES, source: Source = "pixels"
+) -> Prepared:
     """Latents, targets and prompts of a world's training images."""
     c: list[str] = []
 
@@ -141,7 +143,7 @@ def learned_from(world: World, reward: Reward, count: int = IMAGES) -> Prepared:
             c.extend(shown.c)
             yield shown.x_0
 
-    return prepare(world.backbone, reward, images())._replace(c=c)
+    return prepare(world.backbone, reward, images(), source=source)._replace(c=c)
 
 
 def finetune(
@@ -158,10 +160,19 @@ def finetune(
 
     Yields:
         The records that were not made before.
+
+    Raises:
+        ValueError: if the folder is of another model, recipe or origin.
     """
+    begun = json.loads(json.dumps({**about, "recipe": asdict(recipe)}))
+    if (folder / BEGUN).is_file():
+        known = json.loads((folder / BEGUN).read_text())
+        if known != begun:
+            raise ValueError(f"expected a run of {begun} in {folder}, got {known}")
     if (folder / MODEL).is_dir():
         return
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEGUN).write_text(json.dumps(begun, indent=1) + "\n")
     log = folder / LOG
     for number, record in enumerate(distill(model, data, recipe, folder)):
         if number == 0:
@@ -169,7 +180,7 @@ def finetune(
         with log.open("a") as lines:
             lines.write(json.dumps(record._asdict()) + "\n")
         yield record
-    model.save_pretrained(folder / MODEL, {**about, "recipe": asdict(recipe)})
+    model.save_pretrained(folder / MODEL, begun)
     (folder / CHECKPOINT).unlink()
 
 

@@ -17,6 +17,7 @@ Source: arXiv:2605.19804, section 4.1 and appendix D.1.
 
 import math
 import os
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -197,7 +198,7 @@ def distill(
     """Finetune a student in place; what it holds at the end are the averaged weights, if asked.
 
     Args:
-        student: Its trained weights get gradients, everything else is frozen.
+        student: Its trained weights get gradients while it runs; it must own them.
         data: Clean images.
         recipe: How.
         folder: Of the checkpoint; a run that was stopped goes on from it, bit for bit on a CPU.
@@ -208,7 +209,7 @@ def distill(
 
     Raises:
         ValueError: for a checkpoint of another recipe, or one that is torn.
-        FloatingPointError: if a loss is not finite.
+        FloatingPointError: if a loss or a gradient is not finite.
     """
     run = _Run(student, recipe)
     if folder is not None:
@@ -270,9 +271,10 @@ class _Run:
             group["lr"] = recipe.rate_at(self.step) * group["factor"]
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.get_total_norm(
-            [w.grad for w in self.weights.values() if w.grad is not None]
-        )
+        gradients = [w.grad for w in self.weights.values() if w.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if not bool(norm.isfinite()):
+            raise FloatingPointError(f"expected a finite gradient at step {self.step}, got {norm}")
         self.optimiser.step()
         self.step += 1
         self._follow()
@@ -307,8 +309,8 @@ class _Run:
         if not path.exists():
             return
         try:
-            state = torch.load(path, weights_only=True)
-        except Exception as error:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise ValueError(f"expected a whole checkpoint at {path}, got a torn one") from error
         if state["recipe"] != asdict(self.recipe):
             raise ValueError(
@@ -317,7 +319,8 @@ class _Run:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(state["weights"][name])
-        self.average = state["average"]
+            for name, mean in (self.average or {}).items():
+                mean.copy_(state["average"][name])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
 

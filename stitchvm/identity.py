@@ -10,7 +10,7 @@ from torch import Tensor
 def identity(weights: Mapping[str, Tensor]) -> str:
     """Digest of named weights as bfloat16, 16 hexadecimal digits.
 
-    In bfloat16 the digest is the same for float32, float16 and bfloat16 copies of the same file.
+    In bfloat16 the digest is the same whether a file was loaded in float32 or in bfloat16.
 
     Args:
         weights: By name; their order does not matter.

@@ -11,6 +11,7 @@ Source: arXiv:2605.19804, section 4.1.
 """
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from stitchvm.backbone import Backbone
+from stitchvm.identity import file_digest
 from stitchvm.path import noise
 from stitchvm.reward import Hidden, Reward
 from stitchvm.stitch import LinearFit, resize
@@ -55,7 +58,7 @@ class LeastSquares:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take rows of features (n, p) and targets (n, q)."""
-        x, y = x.double().cpu(), y.double().cpu()
+        x, y = x.cpu().double(), y.cpu().double()
         ones = torch.ones(len(x), 1, dtype=x.dtype)
         stacked = torch.cat([self._r, torch.cat([ones, x], 1)])
         known = torch.cat([self._qty, y])
@@ -167,13 +170,22 @@ class Search:
             tensors |= {f"{name}.weight": interface.fit.weight, f"{name}.bias": interface.fit.bias}
             if interface.cls is not None:
                 tensors[f"{name}.cls"] = interface.cls
-        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, folder / FITS)
+        layers = save({k: v.clone().contiguous() for k, v in tensors.items()})
         table = {
+            "fits": file_digest(layers),
             "about": self.about,
             "picks": {name: [pair.i, pair.j] for name, pair in self.picks.items()},
             "pairs": [asdict(pair) for pair in self.pairs],
         }
-        (folder / TABLE).write_text(json.dumps(table, indent=1) + "\n")
+        _put(folder / FITS, layers)
+        _put(folder / TABLE, (json.dumps(table, indent=1) + "\n").encode())
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.write_bytes(data)
+    os.replace(new, path)
 
 
 def load(folder: Path) -> Search:
@@ -181,12 +193,16 @@ def load(folder: Path) -> Search:
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: if its layers are not those of its table.
     """
     if not (folder / TABLE).is_file():
         raise FileNotFoundError(f"expected a search in {folder}, got no {TABLE}")
     table = json.loads((folder / TABLE).read_text())
     pairs = tuple(Pair(**pair) for pair in table["pairs"])
-    tensors, interfaces = load_file(folder / FITS), {}
+    layers = (folder / FITS).read_bytes()
+    if (digest := file_digest(layers)) != table["fits"]:
+        raise ValueError(f"expected {folder / FITS} with digest {table['fits']}, got {digest}")
+    tensors, interfaces = load_tensors(layers), {}
     for name, (i, j) in table["picks"].items():
         pair = next(p for p in pairs if (p.i, p.j) == (i, j))
         fit = LinearFit(tensors[f"{name}.weight"], tensors[f"{name}.bias"], pair.rank, pair.loss)
@@ -240,20 +256,18 @@ def search(
     Raises:
         ValueError: for j beyond the reward's blocks, or a set of no images or equal ones.
     """
-    entries = settings.entries or tuple(range(1, min(ENTRIES, reward.depth) + 1))
-    if wrong := [j for j in entries if not 1 <= j <= reward.depth]:
-        raise ValueError(f"expected entries j in 1..{reward.depth}, got {wrong}")
+    entries = _entries(settings, reward)
     seen = _Pass(backbone, reward, entries, settings)
     sums: dict[int, LeastSquares] = {}
     cls: dict[int, list[Tensor]] = {}
     widths: list[int] = []
     for rows in seen.rows(probe, "probe"):
-        y = torch.cat(list(rows.targets.values()), 1)
+        y = torch.cat(list(rows.targets.values()), 1).cpu().double()
         widths = [target.shape[1] for target in rows.targets.values()]
         for i, x in rows.features.items():
             sums.setdefault(i, LeastSquares(x.shape[1], y.shape[1])).add(x, y)
         for j, token in rows.cls.items():
-            cls.setdefault(j, []).append(token.double())
+            cls.setdefault(j, []).append(token.cpu().double())
     means = {j: torch.cat(parts).mean(0) for j, parts in cls.items()}
     solved = {i: known.solve(settings.ridge) for i, known in sums.items()}
     for i, (weight, _, rank) in solved.items():
@@ -280,6 +294,18 @@ def search(
     return Search(tuple(pairs), interfaces, asdict(settings))
 
 
+def _entries(settings: Settings, reward: Reward) -> tuple[int, ...]:
+    """The j of a search, checked."""
+    entries = settings.entries
+    if entries is None:
+        entries = tuple(range(1, min(ENTRIES, reward.depth) + 1))
+    if wrong := [j for j in entries if not 1 <= j <= reward.depth]:
+        raise ValueError(f"expected entries j in 1..{reward.depth}, got {wrong}")
+    if not entries or list(entries) != sorted(set(entries)):
+        raise ValueError(f"expected entries j that rise, got {entries}")
+    return entries
+
+
 class _Pass(NamedTuple):
     """One pass of images through both models."""
 
@@ -290,9 +316,10 @@ class _Pass(NamedTuple):
 
     def rows(self, images: Iterable[Tensor], name: str) -> Iterator[_Rows]:
         """Features and targets of each batch, every image through every block once."""
-        first, seen = 0, []
+        first, one, differ = 0, None, False
         for x_0 in images:
-            seen += [x_0.flatten(1).amin(0), x_0.flatten(1).amax(0)]
+            one = x_0[0] if one is None else one
+            differ = differ or not torch.equal(x_0, one.expand_as(x_0))
             z_0 = self.backbone.encode(x_0)
             rng = Streams.of(self.settings.seed, "search", name, rows=first + len(z_0))[first:]
             first += len(z_0)
@@ -308,7 +335,7 @@ class _Pass(NamedTuple):
             )
         if not first:
             raise ValueError(f"expected at least one image in the {name} set, got none")
-        if all(torch.equal(pixels, seen[0]) for pixels in seen):
+        if not differ:
             raise ValueError(f"expected images that differ in the {name} set, got equal ones")
 
     def _features(self, z_t: Tensor, t: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -360,10 +387,10 @@ def _judge(
     errors: dict[int, Tensor] = {}
     count, total, square = 0, torch.zeros(()), torch.zeros(())
     for rows in batches:
-        y = torch.cat(list(rows.targets.values()), 1).double().cpu()
+        y = torch.cat(list(rows.targets.values()), 1).cpu().double()
         count, total, square = count + len(y), total + y.sum(0), square + y.square().sum(0)
         for i, (weight, bias, _) in solved.items():
-            off = rows.features[i].double().cpu() @ weight.T + bias - y
+            off = rows.features[i].cpu().double() @ weight.T + bias - y
             errors[i] = errors.get(i, torch.zeros(())) + off.square().sum(0)
     spread = square / count - (total / count).square()
     return {i: (error / count, spread) for i, error in errors.items()}

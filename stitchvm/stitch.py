@@ -30,6 +30,7 @@ Condition = Literal["null", "prompt"]
 Norm = Literal["unit", "free"]
 
 CONFIG = "stitch.json"
+SAME = 0.02  # relative difference of null embeddings in bfloat16 and float32
 BOTTLENECK = 8  # r in Eq. 58: the residual's channels are 1 : 8
 
 
@@ -247,9 +248,10 @@ class Stitched(ValueEstimator):
         """
         folder = Path(folder)
         described, parts = _read(folder)
-        layer = _layer(parts, tuple(described["grid"]))
-        gain = parts["residual"].get("gain")
         reward = copy.deepcopy(reward)
+        like = next(iter(reward.tail_weights(described["j"]).values()))
+        layer = _layer(parts, tuple(described["grid"])).to(like)
+        gain = parts["residual"].get("gain")
         made = cls(
             backbone,
             described["i"],
@@ -262,16 +264,18 @@ class Stitched(ValueEstimator):
         for key, found in made._described().items():
             if found != described[key]:
                 raise ValueError(f"expected {key} {described[key]} for {folder}, got {found}")
-        for name, mine in made._parts().items():
-            if name == "null":  # the backbone's own, which is known to be the same
-                continue
+        own = made._parts()
+        _compare(own.pop("null"), parts.pop("null"), folder)
+        for name, mine in own.items():
             if mine.keys() != parts[name].keys():
                 wrong = sorted(mine.keys() ^ parts[name].keys())
                 raise ValueError(f"expected the same weights in {name} of {folder}, got {wrong}")
             with torch.no_grad():
                 for key, weight in mine.items():
                     weight.copy_(parts[name][key])
-        return made.requires_grad_(requires_grad=False)
+        for weight in (w for named in made.trained().values() for w in named.values()):
+            weight.requires_grad = False  # the backbone is the caller's, and stays as it is
+        return made
 
     def _parts(self) -> dict[str, dict[str, Tensor]]:
         """What is saved, by file."""
@@ -296,7 +300,6 @@ class Stitched(ValueEstimator):
             "grid": list(self.layer.size),
             "latent": list(self.latent),
             "backbone": identity(self.backbone.trunk_weights(self.i)),
-            "null": identity(self.backbone.null_text()),
             "reward": identity(kept),
         }
 
@@ -317,6 +320,18 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
             raise ValueError(f"expected {path} with digest {digest}, got {found}")
         parts[path.stem] = load(data)
     return described, parts
+
+
+def _compare(mine: dict[str, Tensor], saved: dict[str, Tensor], folder: Path) -> None:
+    """Refuse another null prompt; rounding differs between devices and precisions."""
+    same = mine.keys() == saved.keys() and all(
+        mine[key].shape == saved[key].shape
+        and (mine[key].float().cpu() - saved[key].float()).norm()
+        < SAME * saved[key].float().norm()
+        for key in saved
+    )
+    if not same:
+        raise ValueError(f"expected the null prompt's embedding that {folder} holds, got another")
 
 
 def _layer(parts: dict[str, dict[str, Tensor]], size: tuple[int, int]) -> StitchLayer:

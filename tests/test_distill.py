@@ -253,6 +253,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(world, interfaces, data):
         next(distill(student(world, interfaces), broken, RECIPE))
 
 
+def test_a_gradient_that_is_not_finite_changes_nothing(world, interfaces, data):
+    model = student(world, interfaces)
+    model.layer.linear.weight.register_hook(lambda g: g * torch.inf)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(FloatingPointError, match="expected a finite gradient at step 0"):
+        next(distill(model, data, RECIPE))
+    assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
+
+
 # The value model
 
 
@@ -317,6 +326,29 @@ def test_what_it_was_not_made_of_is_refused(kept, world, tmp_path):
         Stitched.from_pretrained(tmp_path / "saved", small, world.reward("clip"))
     with pytest.raises(ValueError, match=r"expected reward [0-9a-f]{16} for .*, got [0-9a-f]{16}"):
         Stitched.from_pretrained(tmp_path / "saved", world.backbone, world.reward("hps"))
+
+
+def test_another_null_prompt_is_refused_and_the_backbone_left_alone(
+    kept, world, tmp_path, monkeypatch
+):
+    kept.save_pretrained(tmp_path / "saved")
+    parts = (world.backbone, world.reward("clip"))
+    weight = next(world.backbone.parameters())
+    weight.requires_grad = True  # as a policy in training
+    try:
+        Stitched.from_pretrained(tmp_path / "saved", *parts)
+        assert weight.requires_grad
+    finally:
+        weight.requires_grad = False
+    null = world.backbone.null_text()
+    for factor, same in ((1.001, True), (1.1, False)):
+        scaled = {name: factor * x for name, x in null.items()}
+        monkeypatch.setattr(world.backbone, "null_text", lambda scaled=scaled: scaled)
+        if same:
+            Stitched.from_pretrained(tmp_path / "saved", *parts)
+        else:
+            with pytest.raises(ValueError, match="expected the null prompt's embedding that"):
+                Stitched.from_pretrained(tmp_path / "saved", *parts)
 
 
 def test_files_that_were_changed_or_lost_are_refused(kept, world, tmp_path):

@@ -258,6 +258,21 @@ def test_entries_beyond_the_reward_are_refused(found):
         search(world.backbone, reward, [x], [y], settings=Settings(entries=(1, 7)))
 
 
+@pytest.mark.parametrize("entries", [(), (2, 1), (1, 1)])
+def test_entries_must_rise(entries, found):
+    world, reward, x, y, _ = found
+    with refused(f"expected entries j that rise, got {entries}"):
+        search(world.backbone, reward, [x], [y], settings=Settings(entries=entries))
+
+
+def test_layers_of_another_table_are_refused(found, tmp_path):
+    found[-1].save(tmp_path)
+    path = tmp_path / "fits.safetensors"
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(ValueError, match=r"expected .*fits.safetensors with digest .*, got"):
+        load(tmp_path)
+
+
 def test_empty_sets_are_refused(found):
     world, reward, x, y, _ = found
     with refused("expected at least one image in the probe set, got none"):

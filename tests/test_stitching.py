@@ -1,6 +1,7 @@
 """Making a StitchVM from the command line: search, pick, finetune, go on when killed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,7 +82,7 @@ def test_a_killed_finetuning_goes_on_and_logs_each_step_once(world, folder, tmp_
         if record.step == 3:
             break
     assert not (tmp_path / "broken" / "model").exists()
-    rest = list(stitching.finetune(begun(), data, RECIPE, tmp_path / "broken", {"by": "test"}))
+    rest = list(stitching.finetune(begun(), data, RECIPE, tmp_path / "broken", {}))
     assert [record.step for record in rest] == [3, 4, 5]
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "broken")]
     assert logs[0] == logs[1]
@@ -93,7 +94,12 @@ def test_a_killed_finetuning_goes_on_and_logs_each_step_once(world, folder, tmp_
         assert torch.equal(a, b)
     assert list(stitching.finetune(begun(), data, RECIPE, tmp_path / "broken", {})) == []
     about = json.loads((tmp_path / "broken" / "model" / "stitch.json").read_text())["about"]
-    assert (about["by"], about["recipe"]["steps"]) == ("test", 5)
+    assert about["recipe"]["steps"] == 5
+    other = replace(RECIPE, loss="score")
+    with pytest.raises(
+        ValueError, match=r"expected a run of .*'score'.* in .*, got .*'embedding'"
+    ):
+        next(stitching.finetune(begun(), data, other, tmp_path / "broken", {}))
 
 
 def test_the_latent_itself_can_be_stitched(world, tmp_path):
@@ -132,6 +138,11 @@ def test_the_commands_search_and_train(tmp_path, capsys):
     world = shapes_world()
     model = Stitched.from_pretrained(made, world.backbone, world.reward("aesthetic"))
     assert (str(model.target), model.gain is None) == ("mean | prompt", False)
+
+
+def test_a_search_of_another_reward_is_not_trained_on(folder, capsys):
+    assert run("train", "shapes", "--reward", "hps", "--out", folder) == 2
+    assert "expected a search of reward hps in" in capsys.readouterr().err
 
 
 def test_commands_say_what_is_missing(tmp_path, capsys):

@@ -28,6 +28,7 @@ from bench.worlds.shapes.make.words import tokenizer
 from bench.worlds.shapes.scenes import COLOURS, PIXELS, SHAPES, Scenes, draw, render
 from stitchvm.align.guide import CFG
 from stitchvm.backbone import NULL, Prompts
+from stitchvm.identity import identity
 from stitchvm.path import noise, time_grid
 from stitchvm.sample import Ode, sample
 
@@ -158,8 +159,9 @@ def encode(vae: AutoencoderKL, scenes: Scenes) -> Tensor:
     return torch.cat(parts)
 
 
-def latents_of(vae: AutoencoderKL, scenes: Scenes, path: Path) -> Tensor:
-    """Latents of scenes, kept in a file: encoding takes minutes, and stages begin with it."""
+def latents_of(vae: AutoencoderKL, scenes: Scenes, folder: Path) -> Tensor:
+    """Latents of training scenes, kept in a file: encoding takes minutes, stages begin with it."""
+    path = folder / f"latents-{len(scenes)}-{identity(vae.state_dict())}.pt"
     if not path.is_file():
         new = path.with_suffix(f".{os.getpid()}.new")
         torch.save(encode(vae, scenes), new)
@@ -222,7 +224,7 @@ def train(
         model.text_encoder.load_state_dict(read.state_dict())
     vae = load_vae(vae_folder)
     data = Told(draw("train", SCENES))
-    latents = latents_of(vae, data.scenes, vae_folder.parent / f"latents-{SCENES}.pt")
+    latents = latents_of(vae, data.scenes, vae_folder.parent)
     weight = torch.where(_mixed(data.scenes), MIXED, 1.0)
     (null,) = tokenizer()([""], padding="max_length")["input_ids"]
     null = torch.tensor(null)

@@ -36,7 +36,7 @@ def train(folder: Path, vae_folder: Path, seed: int = 6) -> Iterator[dict[str, A
     model = architecture()
     vae = load_vae(vae_folder)
     scenes, tune = draw("train", SCENES), draw("tune", 512)
-    latents = latents_of(vae, scenes, vae_folder.parent / f"latents-{SCENES}.pt")
+    latents = latents_of(vae, scenes, vae_folder.parent)
     held, held_x = encode(vae, tune), render(tune)
 
     def loss(tiny: Any, step: int, rng: torch.Generator) -> Tensor:
