@@ -16,8 +16,9 @@ from bench.worlds.gaussian import GaussianWorld
 from bench.worlds.shapes import shapes as shapes_world
 from bench.worlds.shapes.scenes import draw, render
 from stitchvm.backbone import NULL
+from stitchvm.least_squares import LeastSquares
 from stitchvm.path import noise
-from stitchvm.search import LeastSquares, Settings, load, search, tokens_of
+from stitchvm.search import Settings, load, search, tokens_of
 from stitchvm.stitch import resize
 from stitchvm.streams import Streams
 
