@@ -33,7 +33,7 @@ from stitchvm.path import noise, time_grid
 from stitchvm.sample import Ode, sample
 
 SCENES = 80_000
-BATCH = 64
+BATCH, HELD = 64, 1024
 DROP = 0.1  # share of captions replaced by the null text
 SHOWN, GUIDANCE, STEPS = 36, 3.0, 16  # of the samples drawn at each check
 PARTS = ("transformer", "text_encoder", "text_encoder_2")
@@ -200,6 +200,40 @@ def _mixed(scenes: Scenes) -> Tensor:
     return ((kind != kind[:, :1]) & scenes.present).any(1)
 
 
+class _Held:
+    """What a generator is examined on: scenes of the tune split, each noised to a time of its own.
+
+    Args:
+        vae: Encodes them, and decodes what is sampled for their captions.
+        null: Token ids of the null prompt.
+    """
+
+    def __init__(self, vae: AutoencoderKL, null: Tensor) -> None:
+        told, rng = Told(draw("tune", HELD)), torch.Generator().manual_seed(0)
+        self.vae, self.null = vae, null
+        self.shapes, _ = layout(told.scenes, side=8)
+        self.ids = told.tokens([told.caption(row, rng) for row in range(HELD)])
+        z_0, self.t = encode(vae, told.scenes), (torch.arange(HELD) + 0.5) / HELD
+        eps = torch.randn(z_0.shape, generator=rng)
+        self.z_t, self.u = noise(z_0, self.t, eps), eps - z_0
+
+    def figures(self, model: Aligned) -> dict[str, float]:
+        """Velocity error, and the share of objects' tokens whose shape the head tells."""
+        errors, right = [], []
+        for r in range(8):
+            u, told, _ = model(self.z_t[r::8], self.t[r::8], self.ids[r::8])
+            errors.append((u - self.u[r::8]).pow(2).mean())
+            there = self.shapes[r::8]
+            right.append((told.argmax(1) == there)[there > 0])
+        error = torch.stack(errors).mean().item()
+        read = torch.cat(right).float().mean().item()
+        return {"score": -error, "velocity_mse": error, "shapes_read": read}
+
+    def pictures(self, model: Generator, seed: int) -> Tensor:
+        """Samples of the first captions, (SHOWN, 3, 32, 32)."""
+        return decode(self.vae, _samples(model, self.ids[:SHOWN], self.null, seed))
+
+
 def train(
     folder: Path, vae_folder: Path, reader: Path | None, size: Size, seed: int
 ) -> Iterator[dict[str, Any]]:
@@ -229,13 +263,7 @@ def train(
     (null,) = tokenizer()([""], padding="max_length")["input_ids"]
     null = torch.tensor(null)
     shapes, colours = layout(data.scenes, side=8)
-    held = Told(draw("tune", 1024))
-    held_shapes, _ = layout(held.scenes, side=8)
-    held_rng = torch.Generator().manual_seed(0)
-    held_ids = held.tokens([held.caption(row, held_rng) for row in range(1024)])
-    held_z = encode(vae, held.scenes)
-    held_t = (torch.arange(1024) + 0.5) / 1024
-    held_eps = torch.randn(held_z.shape, generator=held_rng)
+    held = _Held(vae, null)
 
     def loss(model: Any, step: int, rng: torch.Generator) -> Tensor:
         early = step < EARLY * size.steps
@@ -251,18 +279,8 @@ def train(
 
     @torch.no_grad()
     def check(model: Any, step: int) -> dict[str, float]:
-        shown = _samples(model.generator, held_ids[:SHOWN], null, seed)
-        save(decode(vae, shown), folder / f"samples-{step}.png")
-        z_t, aim = noise(held_z, held_t, held_eps), held_eps - held_z
-        errors, right = [], []
-        for r in range(8):
-            u, told, _ = model(z_t[r::8], held_t[r::8], held_ids[r::8])
-            errors.append((u - aim[r::8]).pow(2).mean())
-            there = held_shapes[r::8]
-            right.append((told.argmax(1) == there)[there > 0])
-        error = torch.stack(errors).mean().item()
-        read = torch.cat(right).float().mean().item()
-        return {"score": -error, "velocity_mse": error, "shapes_read": read}
+        save(held.pictures(model.generator, seed), folder / f"samples-{step}.png")
+        return held.figures(model)
 
     recipe = Recipe(
         size.steps,
