@@ -2,14 +2,29 @@
 
 from collections.abc import Callable
 
-from baselines import constant, linear_stitch, monte_carlo, terminal, truth, tweedie
+from baselines import (
+    constant,
+    feature_head,
+    linear_stitch,
+    monte_carlo,
+    noisy_student,
+    stitched,
+    terminal,
+    truth,
+    tweedie,
+    vae_stitch,
+)
 from stitchvm.value import ValueEstimator
 
 ESTIMATORS: dict[str, Callable[..., ValueEstimator]] = {
     "constant": constant.build,
+    "feature_head": feature_head.build,
     "linear_stitch": linear_stitch.build,
     "monte_carlo": monte_carlo.build,
+    "noisy_student": noisy_student.build,
+    "stitched": stitched.build,
     "terminal": terminal.build,
     "truth": truth.build,
     "tweedie": tweedie.build,
+    "vae_stitch": vae_stitch.build,
 }

@@ -16,13 +16,12 @@ from torch import Tensor
 from stitchvm.backbone import NULL, Backbone, Prompts, Velocity
 from stitchvm.memo import Remembered
 from stitchvm.path import denoise
-from stitchvm.reward import Reward
-from stitchvm.streams import Streams
-from stitchvm.value import Target, ValueEstimator
+from stitchvm.reward import Features, Reward
+from stitchvm.value import EmbeddingEstimator, Target
 from stitchvm.world import World
 
 
-class Tweedie(ValueEstimator):
+class Tweedie(EmbeddingEstimator):
     """The reward of the posterior mean.
 
     Args:
@@ -44,11 +43,11 @@ class Tweedie(ValueEstimator):
         self.velocity = backbone.velocity if velocity is None else velocity
         self.target = Target(value="mean", posterior=posterior)
 
-    def forward(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None = None) -> Tensor:
-        """The value, (B,)."""
+    def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
+        """Those of the decoded posterior mean."""
         seen = c if self.target.posterior == "prompt" else [NULL] * len(z_t)
-        z_0 = denoise(z_t, t, self.velocity(z_t, t, seen))
-        return self.reward(self.backbone.decode(z_0), c)
+        x = self.backbone.decode(denoise(z_t, t, self.velocity(z_t, t, seen)))
+        return self.reward.features(x)
 
 
 def build(

@@ -7,10 +7,18 @@ Source: arXiv:2605.19804, section 5, which names VIST3A and VGGRPO as its origin
 """
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Self
 
 from torch import Tensor
 
+from baselines.trained import load, weights
 from stitchvm.backbone import NULL, Backbone, Prompts, State
+from stitchvm.reward import Reward
+from stitchvm.stitch import Stitched
+from stitchvm.world import World
+
+__all__ = ["Latent", "VaeStitched", "build", "weights"]
 
 
 class Latent(Backbone):
@@ -65,3 +73,26 @@ class Latent(Backbone):
     def decode(self, z_0: Tensor) -> Tensor:
         """As the backbone inside."""
         return self.inner.decode(z_0)
+
+
+class VaeStitched(Stitched):
+    """A StitchVM on the latent itself."""
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, backbone: Backbone, reward: Reward) -> Self:
+        """As `Stitched`, given the backbone whose latents it reads."""
+        return super().from_pretrained(folder, Latent(backbone), reward)
+
+
+def build(world: World, reward: Reward, *, model: str = "vae_stitch") -> Stitched:
+    """A trained VAE stitch.
+
+    Args:
+        world: Where.
+        reward: Of what.
+        model: Name of one that ships with the world, or a folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    return load(VaeStitched, world, reward, model)

@@ -45,6 +45,7 @@ BACKBONE = {
 }
 REWARD = {
     "forward": Watch(("x", "c"), len, lambda *_: {"reward": 1}),
+    "features": Watch(("x",), len, lambda *_: {"reward": 1}),
     "tail": Watch(("h", "j"), lambda h: len(h.map), lambda *_: {"tail": 1}),
 }
 

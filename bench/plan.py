@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.cell import Cell, Part, Protocol, Spec, digest, label
-from bench.resolve import UnknownName, complete, resolve, source_digest
+from bench.resolve import UnknownName, complete, resolve, source_digest, weights_of
 from bench.suite import Fields, Suite, combinations, validated
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _cell(
 ) -> Cell:
     """One cell from its field values."""
     from baselines import ESTIMATORS  # noqa: PLC0415 - imports torch
-    from bench.worlds import WORLDS, make  # noqa: PLC0415
+    from bench.worlds import WORLDS, make, reward_of  # noqa: PLC0415
 
     for name in ("world", "reward", "estimator"):
         if name not in fields:
@@ -106,11 +106,16 @@ def _cell(
     built = worlds[key]
     given = {k: v for k, v in fields.items() if k in Protocol.model_fields}
     protocol = validated(Protocol, given, f"suite {suite.name!r}")
+    reward = part(fields["reward"], dict.fromkeys(built.rewards, built.reward), "reward")
+    estimator = part(fields["estimator"], ESTIMATORS, "estimator")
+    if weights := weights_of(resolve(estimator.build, ESTIMATORS, "estimator")):
+        which = weights(built, reward_of(reward, built), **estimator.settings)
+        estimator = estimator.model_copy(update={"digest": which})
     spec = Spec(
         task=suite.task,
         world=world.model_copy(update={"digest": built.digest}),
-        reward=part(fields["reward"], dict.fromkeys(built.rewards, built.reward), "reward"),
-        estimator=part(fields["estimator"], ESTIMATORS, "estimator"),
+        reward=reward,
+        estimator=estimator,
         protocol=protocol,
         prompts=digest(built.prompts),
         **shared,

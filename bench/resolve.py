@@ -101,6 +101,14 @@ def source_digest(name: str, registry: Mapping[str, Build]) -> str | None:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
+def weights_of(build: Build) -> Callable[..., str] | None:
+    """The function `weights` beside a build, or None.
+
+    It takes the same arguments, and returns the digest of the trained weights that are built from.
+    """
+    return getattr(sys.modules[build.__module__], "weights", None)
+
+
 def complete(build: Build, given: Mapping[str, Any], what: str) -> dict[str, Any]:
     """All settings of a build: the given ones, checked, and its own defaults.
 

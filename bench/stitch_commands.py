@@ -1,22 +1,56 @@
-"""stitchbench stitch: making a StitchVM in a world."""
+"""stitchbench stitch: making a StitchVM, and its learned rivals, in a world."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
 from bench.careful import careful
 
 RUNS = Path("results/runs/stitch")
+ARM_NAMES = (
+    "stitched",
+    "stitched_free",
+    "stitched_snr",
+    "stitched_latents",
+    "stitched_prompt",
+    "vae_stitch",
+    "noisy_student",
+    "feature_head",
+)
+
+rewards = click.option(
+    "--reward", "rewards", required=True, multiple=True, help="Name of a reward; may be repeated."
+)
+arms = click.option(
+    "--arm",
+    "arms",
+    type=click.Choice(ARM_NAMES),
+    multiple=True,
+    default=("stitched",),
+    show_default=True,
+    help="What to train; may be repeated.",
+)
+batch = click.option("--batch", type=click.IntRange(1), default=128, show_default=True)
+images = click.option(
+    "--images", type=click.IntRange(1), default=20_000, show_default=True, help="To learn from."
+)
+threads = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."
+)
+out = click.option(
+    "--out", type=Path, help="Folder of all that is made.  [default: results/runs/stitch/WORLD]"
+)
 
 
 @click.group(epilog="Example: stitchbench stitch search shapes --reward clip")
 def stitch() -> None:
-    """Make a value model: search where to stitch, then finetune."""
+    """Make a value model: search where to stitch, tune a learning rate, train."""
 
 
-def _where(world: str, reward: str, out: Path | None) -> Path:
-    return out or RUNS / world / reward
+def _where(world: str, out: Path | None) -> Path:
+    return out or RUNS / world
 
 
 @stitch.command(epilog="Example: stitchbench stitch search shapes --reward aesthetic")
@@ -27,7 +61,7 @@ def _where(world: str, reward: str, out: Path | None) -> Path:
 @click.option("--ridge", type=click.FloatRange(0), default=0.0, show_default=True)
 @click.option("--source", type=click.Choice(["pixels", "latents"]), default="pixels")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=Path, help="Folder.  [default: results/runs/stitch/WORLD/REWARD]")
+@out
 @careful
 def search(  # noqa: PLR0913 - one for each option
     world: str,
@@ -45,7 +79,7 @@ def search(  # noqa: PLR0913 - one for each option
     from bench.worlds import WORLDS  # noqa: PLC0415
     from stitchvm.search import Settings  # noqa: PLC0415
 
-    folder = _where(world, reward, out)
+    folder = _where(world, out) / reward / f"search-{trunk}"
     settings = Settings(source=source, ridge=ridge, seed=seed)
     found = find(WORLDS[world](), reward, folder, settings, probes=probes, trunk=trunk)
     click.echo(" i  j      loss  normalised     R2   held: loss  normalised     R2    MFLOP")
@@ -58,74 +92,112 @@ def search(  # noqa: PLR0913 - one for each option
     click.echo(f"in {folder}")
 
 
-@stitch.command(epilog="Example: stitchbench stitch train shapes --reward clip --steps 2000")
+@stitch.command(
+    epilog="Example: stitchbench stitch tune shapes --reward clip --arm stitched --arm vae_stitch"
+)
 @click.argument("world")
-@click.option("--reward", required=True, help="Name of the world's reward.")
-@click.option("--pick", "chosen", default="cheap", show_default=True, help="paper or cheap.")
-@click.option("--norm", type=click.Choice(["unit", "free"]), default="unit", show_default=True)
-@click.option(
-    "--condition", type=click.Choice(["null", "prompt"]), default="null", show_default=True
-)
-@click.option(
-    "--loss", type=click.Choice(["embedding", "score"]), default="embedding", show_default=True
-)
-@click.option("--steps", type=click.IntRange(1), default=2000, show_default=True)
-@click.option("--batch", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--rate", type=click.FloatRange(0, min_open=True), default=1e-5, show_default=True)
-@click.option("--images", type=click.IntRange(1), default=20_000, show_default=True)
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."
-)
-@click.option("--out", type=Path, help="Folder of the search, and of what is made.")
+@rewards
+@arms
+@click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
+@batch
+@images
+@threads
+@out
 @careful
-def train(  # noqa: PLR0913 - one for each option
+def tune(  # noqa: PLR0913 - one for each option
     world: str,
     *,
-    reward: str,
-    chosen: str,
-    norm: Literal["unit", "free"],
-    condition: Literal["null", "prompt"],
-    loss: Literal["embedding", "score"],
+    rewards: tuple[str, ...],
+    arms: tuple[str, ...],
     steps: int,
     batch: int,
-    rate: float,
     images: int,
     threads: int,
     out: Path | None,
 ) -> None:
-    """Finetune layer and tail from a pick of the search; killed, the same command goes on."""
-    import torch  # noqa: PLC0415 - slow to import
+    """Try three learning rates for every reward and arm, side by side, and keep what they came to.
 
-    from bench import stitching  # noqa: PLC0415
-    from bench.worlds import WORLDS  # noqa: PLC0415
+    Arms that take another's rate have none of their own to try.
+    """
+    from bench.arms import ARMS  # noqa: PLC0415 - slow to import
+    from bench.stitching import Job  # noqa: PLC0415
     from stitchvm.distill import Recipe  # noqa: PLC0415
-    from stitchvm.search import load  # noqa: PLC0415
+
+    shop = _workshop(world, out, images, threads)
+    jobs = [Job(r, arm) for r in rewards for arm in arms if not ARMS[arm].rates]
+    _tell(shop.tune(jobs, Recipe(steps=steps, batch=batch), steps=steps))
+    for job in jobs:
+        click.echo(f"{job.reward} {job.name}: {shop.rate(job):g}")
+
+
+@stitch.command(epilog="Example: stitchbench stitch train shapes --reward clip --steps 2000")
+@click.argument("world")
+@rewards
+@arms
+@click.option(
+    "--pick", "chosen", default="cheap", show_default=True, help='paper, cheap or "i,j".'
+)
+@click.option("--steps", type=click.IntRange(1), default=2000, show_default=True)
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Steps after which to keep the model as well; may be repeated.",
+)
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: as tuned]"
+)
+@click.option(
+    "--average", type=click.FloatRange(0, min_open=True), help="Half-life of averaged weights."
+)
+@batch
+@images
+@threads
+@out
+@careful
+def train(  # noqa: PLR0913 - one for each option
+    world: str,
+    *,
+    rewards: tuple[str, ...],
+    arms: tuple[str, ...],
+    chosen: str,
+    steps: int,
+    keep: tuple[int, ...],
+    rate: float | None,
+    average: float | None,
+    batch: int,
+    images: int,
+    threads: int,
+    out: Path | None,
+) -> None:
+    """Finetune from a pick of the search; killed, the same command goes on.
+
+    What is trained in one command is trained side by side, and shares the frozen backbone's work.
+    """
+    from bench.stitching import MODEL, Job  # noqa: PLC0415 - slow to import
+    from stitchvm.distill import Recipe  # noqa: PLC0415
+
+    shop = _workshop(world, out, images, threads)
+    jobs = [Job(reward, arm, chosen) for reward in rewards for arm in arms]
+    recipe = Recipe(steps=steps, batch=batch, average=average)
+    _tell(shop.train(jobs, recipe, keep, rate))
+    for job in jobs:
+        click.echo(f"in {shop.folder(job) / MODEL}")
+
+
+def _workshop(world: str, out: Path | None, images: int, threads: int) -> Any:
+    import torch  # noqa: PLC0415
+
+    from bench.stitching import Workshop  # noqa: PLC0415
+    from bench.worlds import WORLDS  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    folder = _where(world, reward, out)
-    found, made = load(folder), WORLDS[world]()
-    for key, wanted in (("world", made.digest), ("reward", reward)):
-        if found.about[key] != wanted:
-            raise ValueError(
-                f"expected a search of {key} {wanted} in {folder}, got {found.about[key]}"
-            )
-    teacher, pair = made.reward(reward), stitching.pick(found, chosen)
-    trunk = found.about["trunk"]
-    model = stitching.begin(
-        made, teacher, found, pair, norm=norm, condition=condition, trunk=trunk
-    )
-    recipe = Recipe(steps=steps, batch=batch, rate=rate, loss=loss)
-    data = stitching.learned_from(made, teacher, images, found.about["source"])
-    name = f"{pair[0]}-{pair[1]}-{norm}-{condition}"
-    about = {
-        "world": made.digest,
-        "reward": reward,
-        "pick": chosen,
-        "norm": norm,
-        "images": images,
-    }
-    for record in stitching.finetune(model, data, recipe, folder / name, about):
-        if record.step % 50 == 0 or record.step == steps:
+    return Workshop(WORLDS[world](), _where(world, out), images)
+
+
+def _tell(told: Iterable[Any]) -> None:
+    """A line for each estimator every 50 steps."""
+    for job, record in told:
+        if record.step % 50 == 0:
             terms = "  ".join(f"{k} {v:.4g}" for k, v in record.terms.items())
-            click.echo(f"step {record.step}: loss {record.loss:.4g}  {terms}")
-    click.echo(f"in {folder / name / stitching.MODEL}")
+            click.echo(f"{job.reward} {job.name} step {record.step}: {record.loss:.4g}  {terms}")

@@ -1,37 +1,49 @@
-"""Making a StitchVM in a world: search, start from a pick, finetune, keep.
+"""Making learned estimators in a world: search, learning-rate trials, finetuning, keeping.
 
-<folder>/search.json, fits.safetensors    stage 1: the loss table and the picks
-<folder>/checkpoint.pt, log.jsonl         stage 2, as far as it has come
-<folder>/model/                           the value model, whole or not there
+<root>/prepared/                        latents and targets of the images
+<root>/<reward>/search-<trunk>/         stage 1: the loss table and the picks
+<root>/<reward>/<arm>/trials.json       held-out loss of every learning rate tried
+<root>/<reward>/<arm>/checkpoint.pt, log.jsonl, run.json
+<root>/<reward>/<arm>/step-N/, model/   the value model after N steps, and at the end
+
+Estimators that are trained together see the same latents, and share what the frozen backbone
+makes of them.
 """
 
-import copy
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from baselines.vae_stitch import Latent
+from bench.arms import ARMS, TRUNKS, Arm, Given, Trunk
+from bench.prepared import Shelf
 from bench.resolve import UnknownName
 from stitchvm.backbone import Backbone
-from stitchvm.distill import CHECKPOINT, Prepared, Recipe, Record, distill, prepare
-from stitchvm.reward import Reward
+from stitchvm.distill import (
+    CHECKPOINT,
+    Prepared,
+    Recipe,
+    Record,
+    averaged,
+    distill,
+    held_loss,
+)
+from stitchvm.memo import Shared
 from stitchvm.search import TABLE, Search, Settings, Source, load, search
-from stitchvm.stitch import Condition, Norm, Stitched, StitchLayer
+from stitchvm.value import EmbeddingEstimator
 from stitchvm.world import Split, World
 
 PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it
-IMAGES = 20_000  # that stage 2 learns from
-MODEL, LOG, BEGUN = "model", "log.jsonl", "run.json"
-Trunk = Literal["backbone", "latent"]
-TRUNKS: dict[str, Callable[[Backbone], Backbone]] = {
-    "backbone": lambda backbone: backbone,
-    "latent": Latent,  # the rival that stitches the noisy latent itself
-}
+IMAGES, CHECKED = 20_000, 1024  # that stage 2 learns from, and that judge its learning rates
+RATES = (1e-4, 3e-4, 1e-3)  # tried for every arm
+TRIAL_STEPS = 300
+TRIALS, MODEL, LOG, BEGUN = "trials.json", "model", "log.jsonl", "run.json"
+PREPARED = "prepared"
 
 
 def find(
@@ -60,9 +72,10 @@ def find(
     if (folder / TABLE).is_file():
         known = load(folder)
         wanted = json.loads(json.dumps({**asdict(settings), **about}))
-        if known.about != wanted:
+        if {key: known.about[key] for key in wanted} != wanted:
             raise ValueError(f"expected a search of {wanted} in {folder}, got {known.about}")
         return known
+    start = time.perf_counter()
     found = search(
         TRUNKS[trunk](world.backbone),
         world.reward(name),
@@ -70,7 +83,8 @@ def find(
         pictures(world, "held", HELD),
         settings=settings,
     )
-    found = replace(found, about={**found.about, **about})
+    spent = {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
+    found = replace(found, about={**found.about, **about, **spent})
     found.save(folder)
     return found
 
@@ -93,61 +107,195 @@ def pick(found: Search, chosen: str) -> tuple[int, int]:
     return known[chosen]
 
 
-@torch.no_grad()
-def begin(
-    world: World,
-    reward: Reward,
-    found: Search,
-    pair: tuple[int, int],
-    *,
-    norm: Norm = "unit",
-    condition: Condition = "null",
-    trunk: Trunk = "backbone",
-) -> Stitched:
-    """The value model after stage 1, its tail a copy of the reward's.
+class Job(NamedTuple):
+    """One estimator to be trained: which arm, of which reward, from which pick."""
 
-    Args:
-        world: Where.
-        reward: The pretrained reward.
-        found: Stage 1.
-        pair: Which (i, j).
-        norm: `unit` (published), or `free`, whose gain makes clean embeddings of unit length on
-            average.
-        condition: What the trunk sees.
-        trunk: What is stitched.
+    reward: str
+    arm: str
+    chosen: str = "cheap"
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return self.arm if self.chosen == "cheap" else f"{self.arm}-{self.chosen}"
+
+
+class Told(NamedTuple):
+    """A record of one of the estimators that are trained together."""
+
+    job: Job
+    record: Record
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where estimators are trained.
+
+    Attributes:
+        world: In which world.
+        root: Folder of all that is made there.
+        images: Images to learn from.
+        checked: Held-out images that judge learning rates.
     """
-    x_0 = next(pictures(world, "train", PROBES))
-    i, j = pair
-    entering = reward.head(x_0, j)
-    interface = found.interfaces[pair]
-    height, width = entering.map.shape[-2:]
-    layer = StitchLayer(interface.fit, (height, width), interface.cls).to(entering.map)
-    gain = None
-    if norm == "free":
-        out = reward.tail(entering, j)
-        raw = out.embedding if out.raw is None else out.raw
-        gain = 1 / raw.norm(dim=-1).mean().item()
-    tail = copy.deepcopy(reward)
-    backbone = TRUNKS[trunk](world.backbone)
-    return Stitched(backbone, i, layer, tail, j, condition=condition, gain=gain)
+
+    world: World
+    root: Path
+    images: int = IMAGES
+    checked: int = CHECKED
+
+    def folder(self, job: Job) -> Path:
+        """Of an estimator."""
+        return self.root / job.reward / job.name
+
+    def search(self, reward: str, trunk: Trunk = "backbone") -> Search:
+        """Stage 1, made where it is missing."""
+        folder = self.root / reward / f"search-{trunk}"
+        return find(self.world, reward, folder, Settings(), trunk=trunk)
+
+    def begin(self, job: Job, backbone: Backbone | None = None) -> EmbeddingEstimator:
+        """An estimator before it is trained.
+
+        Args:
+            job: Which.
+            backbone: The world's own when None.
+        """
+        arm = arm_of(job.arm)
+        found, reward = self.search(job.reward, arm.trunk), self.world.reward(job.reward)
+        pair = pick(found, job.chosen)
+        x_0 = next(pictures(self.world, "train", PROBES))
+        trunk = TRUNKS[arm.trunk](backbone or self.world.backbone)
+        given = Given(trunk, reward, found, pair, x_0)
+        return arm.begin(given, **arm.settings)
+
+    def recipe(self, job: Job, recipe: Recipe) -> Recipe:
+        """A recipe as an arm has it; Eq. 79 for the aesthetic reward, as in the paper."""
+        changes = arm_of(job.arm).changes(self.world.backbone.latent)
+        loss = {"loss": "score"} if job.reward == "aesthetic" else {}
+        return replace(recipe, **loss, **changes)
+
+    def data(self, jobs: Sequence[Job], split: Split, count: int) -> list[Prepared]:
+        """What each learns from; what is the same is prepared once."""
+        shelf = Shelf(self.world, self.root / PREPARED)
+        known: dict[tuple[str, Source], Prepared] = {}
+        for job in jobs:
+            key = job.reward, arm_of(job.arm).source
+            if key not in known:
+                known[key] = shelf.get(job.reward, count, key[1], split)
+        return [known[job.reward, arm_of(job.arm).source] for job in jobs]
+
+    def tune(
+        self,
+        jobs: Sequence[Job],
+        recipe: Recipe,
+        rates: Sequence[float] = RATES,
+        steps: int = TRIAL_STEPS,
+    ) -> Iterator[Told]:
+        """Try learning rates, all estimators and rates side by side; keep the held-out losses.
+
+        Yields:
+            Records, as training goes.
+        """
+        jobs = [job for job in jobs if not (self.folder(job) / TRIALS).is_file()]
+        if not jobs:
+            return
+        backbone = Shared(self.world.backbone)
+        tried = [(job, rate) for job in jobs for rate in rates]
+        students = [self.begin(job, backbone) for job, _ in tried]
+        recipes = [
+            replace(self.recipe(job, recipe), steps=steps, rate=rate) for job, rate in tried
+        ]
+        data = self.data([job for job, _ in tried], "train", self.images)
+        runs = [distill(*given) for given in zip(students, data, recipes, strict=True)]
+        for records in zip(*runs, strict=True):
+            for (job, _), record in zip(tried, records, strict=True):
+                yield Told(job, record)
+        held = self.data([job for job, _ in tried], "held", self.checked)
+        losses = [held_loss(*given) for given in zip(students, held, recipes, strict=True)]
+        for job in jobs:
+            of = [
+                {"rate": rate, "held_loss": loss, "steps": steps}
+                for (owner, rate), loss in zip(tried, losses, strict=True)
+                if owner == job
+            ]
+            self.folder(job).mkdir(parents=True, exist_ok=True)
+            (self.folder(job) / TRIALS).write_text(json.dumps(of, indent=1) + "\n")
+
+    def rate(self, job: Job) -> float:
+        """The best learning rate that was tried for an estimator, or the one it borrows from.
+
+        Raises:
+            ValueError: if none was tried.
+        """
+        owner = job._replace(arm=arm_of(job.arm).rates or job.arm, chosen="cheap")
+        path = self.folder(owner) / TRIALS
+        if not path.is_file():
+            raise ValueError(f"expected trials of learning rates in {path}, got none")
+        return min(json.loads(path.read_text()), key=lambda trial: trial["held_loss"])["rate"]
+
+    def train(
+        self,
+        jobs: Sequence[Job],
+        recipe: Recipe,
+        keep: Sequence[int] = (),
+        rate: float | None = None,
+    ) -> Iterator[Told]:
+        """Train estimators side by side; killed at any moment, the same call goes on.
+
+        Args:
+            jobs: Which; those that are finished are passed over.
+            recipe: How, but for the learning rate.
+            keep: Steps after which the value model is kept as well.
+            rate: Learning rate; the one that was tuned when None.
+
+        Yields:
+            The records that were not made before.
+
+        Raises:
+            ValueError: if a folder is of another recipe.
+        """
+        jobs = [job for job in jobs if not (self.folder(job) / MODEL).is_dir()]
+        backbone, data = Shared(self.world.backbone), self.data(jobs, "train", self.images)
+        runs = []
+        for job, prepared in zip(jobs, data, strict=True):
+            own = replace(self.recipe(job, recipe), rate=rate or self.rate(job))
+            about = {
+                "world": self.world.digest,
+                "reward": job.reward,
+                "arm": job.arm,
+                "pick": job.chosen,
+                "images": self.images,
+                "source": arm_of(job.arm).source,
+                "together": len(jobs),
+            }
+            student = self.begin(job, backbone)
+            runs.append(finetune(student, prepared, own, self.folder(job), about, keep))
+        while True:
+            records = [next(run, None) for run in runs]
+            if all(record is None for record in records):
+                return
+            for job, record in zip(jobs, records, strict=True):
+                if record is not None:
+                    yield Told(job, record)
 
 
-def learned_from(
-    world: World, reward: Reward, count: int = IMAGES, source: Source = "pixels"
-) -> Prepared:
-    """Latents, targets and prompts of a world's training images."""
-    c: list[str] = []
+def arm_of(name: str) -> Arm:
+    """An arm by name.
 
-    def images() -> Iterator[Tensor]:
-        for shown in world.images("train", count):
-            c.extend(shown.c)
-            yield shown.x_0
-
-    return prepare(world.backbone, reward, images(), source=source)._replace(c=c)
+    Raises:
+        UnknownName: if there is none.
+    """
+    if name not in ARMS:
+        raise UnknownName("arm", name, ARMS)
+    return ARMS[name]
 
 
 def finetune(
-    model: Stitched, data: Prepared, recipe: Recipe, folder: Path, about: dict[str, object]
+    model: EmbeddingEstimator,
+    data: Prepared,
+    recipe: Recipe,
+    folder: Path,
+    about: dict[str, object],
+    keep: Sequence[int] = (),
 ) -> Iterator[Record]:
     """Stage 2 in a folder; killed at any moment, the same call goes on.
 
@@ -157,6 +305,7 @@ def finetune(
         recipe: How.
         folder: Of checkpoint, log and the finished model.
         about: What to say of how it was made.
+        keep: Steps after which the value model is kept as well.
 
     Yields:
         The records that were not made before.
@@ -174,11 +323,14 @@ def finetune(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / BEGUN).write_text(json.dumps(begun, indent=1) + "\n")
     log = folder / LOG
-    for number, record in enumerate(distill(model, data, recipe, folder)):
+    for number, record in enumerate(distill(model, data, recipe, folder, keep=keep)):
         if number == 0:
             _shorten(log, record.step)
         with log.open("a") as lines:
             lines.write(json.dumps(record._asdict()) + "\n")
+        if record.step in keep and not (folder / f"step-{record.step}").is_dir():
+            with averaged(model, folder):
+                model.save_pretrained(folder / f"step-{record.step}", begun)
         yield record
     model.save_pretrained(folder / MODEL, begun)
     (folder / CHECKPOINT).unlink()

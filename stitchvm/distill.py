@@ -18,14 +18,15 @@ Source: arXiv:2605.19804, section 4.1 and appendix D.1.
 import math
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import smooth_l1_loss
+from torch.nn.functional import mse_loss, smooth_l1_loss
 
 from stitchvm.backbone import NULL, Backbone, Prompts
 from stitchvm.path import noise
@@ -140,38 +141,75 @@ def prepare(
     Raises:
         ValueError: if there are no images, or not a prompt for each.
     """
-    parts = []
-    for x_0 in images:
-        z_0 = backbone.encode(x_0)
-        x = backbone.decode(z_0) if source == "latents" else x_0
-        out = reward.tail(reward.head(x, 1), 1)
-        parts.append((z_0.cpu(), out.tokens.cpu(), out.embedding.cpu()))
-    if not parts:
-        raise ValueError("expected at least one image, got none")
-    z_0, tokens, embedding = (torch.cat(part) for part in zip(*parts, strict=True))
+    shown = list(images)
+    z_0 = encoded(backbone, shown)
+    if source == "latents":
+        shown = list(decoded(backbone, z_0, len(shown[0])))
+    tokens, embedding = targets(reward, shown)
     c = [NULL] * len(z_0) if c is None else c
     if len(c) != len(z_0):
         raise ValueError(f"expected {len(z_0)} prompts, one per image, got {len(c)}")
     return Prepared(z_0, tokens, embedding, c)
 
 
+@torch.no_grad()
+def encoded(backbone: Backbone, images: Iterable[Tensor]) -> Tensor:
+    """Latents of clean images, (n, *latent), on the CPU.
+
+    Raises:
+        ValueError: if there are no images.
+    """
+    parts = [backbone.encode(x_0).cpu() for x_0 in images]
+    if not parts:
+        raise ValueError("expected at least one image, got none")
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def targets(reward: Reward, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """What a frozen reward makes of clean images: tokens (n, L, D) and embeddings (n, D')."""
+    parts = [reward.features(x) for x in images]
+    tokens, embedding = ([x.cpu() for x in kind] for kind in list(zip(*parts, strict=True))[:2])
+    return torch.cat(tokens), torch.cat(embedding)
+
+
+def decoded(backbone: Backbone, z_0: Tensor, batch: int) -> Iterator[Tensor]:
+    """Images of latents, in batches, where the backbone is."""
+    device = next(iter(backbone.state_dict().values())).device
+    return (backbone.decode(z.to(device)) for z in z_0.split(batch))
+
+
 def losses(
     student: Student, found: Features, target: Features, c: Prompts, recipe: Recipe
 ) -> dict[str, Tensor]:
     """The terms of Eq. 78 or 79, each a mean over the batch."""
-    if recipe.loss == "embedding":
-        return {
-            "embedding": (found.embedding - target.embedding).square().sum(-1).mean(),
-            "tokens": recipe.token_weight * (found.tokens - target.tokens).square().mean(),
-        }
-    score, clean = (student.reward.score(e, c) for e in (found.embedding, target.embedding))
-    return {
-        "embedding": smooth_l1_loss(found.embedding, target.embedding, reduction="none")
-        .sum(-1)
-        .mean(),
-        "tokens": recipe.token_weight * smooth_l1_loss(found.tokens, target.tokens),
-        "score": smooth_l1_loss(score, clean),
-    }
+    smooth = recipe.loss == "score"
+    distance = smooth_l1_loss if smooth else mse_loss
+    off = distance(found.embedding, target.embedding, reduction="none")
+    terms = {"embedding": off.sum(-1).mean()}
+    if recipe.token_weight:
+        terms["tokens"] = recipe.token_weight * distance(found.tokens, target.tokens)
+    if smooth:
+        score, clean = (student.reward.score(e, c) for e in (found.embedding, target.embedding))
+        terms["score"] = smooth_l1_loss(score, clean)
+    return terms
+
+
+@torch.no_grad()
+def held_loss(student: Student, data: Prepared, recipe: Recipe) -> float:
+    """The loss on images that nothing is trained on, each once, at times and noise of its own."""
+    rng = torch.Generator().manual_seed(derive(recipe.seed, "held loss"))
+    t = recipe.draw(len(data.z_0), rng).to(data.z_0)
+    z_t = noise(data.z_0, t, torch.randn(data.z_0.shape, generator=rng, dtype=data.z_0.dtype))
+    total = 0.0
+    for first in range(0, len(z_t), recipe.batch):
+        rows = slice(first, first + recipe.batch)
+        like, c = next(iter(student.reward.parameters())), list(data.c[rows])
+        found = student.features(z_t[rows].to(like.device), t[rows].to(like.device), c)
+        target = Features(data.tokens[rows].to(like), data.embedding[rows].to(like))
+        terms = losses(student, found, target, c, recipe)
+        total += len(c) * sum(term.item() for term in terms.values())
+    return total / len(z_t)
 
 
 class Record(NamedTuple):
@@ -193,7 +231,13 @@ class Record(NamedTuple):
 
 
 def distill(
-    student: Student, data: Prepared, recipe: Recipe, folder: Path | None = None, every: int = 200
+    student: Student,
+    data: Prepared,
+    recipe: Recipe,
+    folder: Path | None = None,
+    *,
+    every: int = 200,
+    keep: Collection[int] = (),
 ) -> Iterator[Record]:
     """Finetune a student in place; what it holds at the end are the averaged weights, if asked.
 
@@ -203,6 +247,7 @@ def distill(
         recipe: How.
         folder: Of the checkpoint; a run that was stopped goes on from it, bit for bit on a CPU.
         every: Steps between checkpoints.
+        keep: Steps with a checkpoint besides.
 
     Yields:
         A record of each step.
@@ -215,10 +260,49 @@ def distill(
     if folder is not None:
         run.resume(folder)
     while run.step < recipe.steps:
-        yield run.descend(data)
-        if folder is not None and (run.step % every == 0 or run.step == recipe.steps):
+        record = run.descend(data)
+        due = run.step % every == 0 or run.step == recipe.steps or run.step in keep
+        if folder is not None and due:
             run.save(folder)
+        yield record
     run.finish()
+
+
+@contextmanager
+def averaged(student: Student, folder: Path) -> Iterator[None]:
+    """A student with the weights that a run would keep if it ended at its last checkpoint.
+
+    Raises:
+        ValueError: if there is no checkpoint, or a torn one.
+    """
+    state, weights = _read(folder / CHECKPOINT), named(student)
+    before = {name: w.detach().clone() for name, w in weights.items()}
+    _put(weights, state["average"] or state["weights"])
+    try:
+        yield
+    finally:
+        _put(weights, before)
+
+
+def named(student: Student) -> dict[str, nn.Parameter]:
+    """The weights that are trained, by group and name."""
+    return {f"{g}.{n}": w for g, group in student.trained().items() for n, w in group.items()}
+
+
+@torch.no_grad()
+def _put(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        weight.copy_(values[name])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint."""
+    if not path.is_file():
+        raise ValueError(f"expected a checkpoint at {path}, got none")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"expected a whole checkpoint at {path}, got a torn one") from error
 
 
 class _Run:
@@ -226,16 +310,15 @@ class _Run:
 
     def __init__(self, student: Student, recipe: Recipe) -> None:
         self.student, self.recipe, self.step = student, recipe, 0
-        groups = student.trained()
-        self.weights = {f"{g}.{n}": w for g, named in groups.items() for n, w in named.items()}
+        groups, self.weights = student.trained(), named(student)
         for weight in self.weights.values():
             weight.requires_grad_()
         factors = {"layer": recipe.layer_factor, "tail": 1.0}
         self.optimiser = torch.optim.AdamW(
             [
-                {"params": list(named.values()), "factor": factors[group]}
-                for group, named in groups.items()
-                if named
+                {"params": list(weights.values()), "factor": factors[group]}
+                for group, weights in groups.items()
+                if weights
             ],
             lr=recipe.rate,
             weight_decay=recipe.decay,
@@ -308,19 +391,14 @@ class _Run:
         path = folder / CHECKPOINT
         if not path.exists():
             return
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"expected a whole checkpoint at {path}, got a torn one") from error
+        state = _read(path)
         if state["recipe"] != asdict(self.recipe):
             raise ValueError(
                 f"expected a checkpoint of {asdict(self.recipe)} at {path}, got {state['recipe']}"
             )
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(state["weights"][name])
-            for name, mean in (self.average or {}).items():
-                mean.copy_(state["average"][name])
+        _put(self.weights, state["weights"])
+        for name, mean in (self.average or {}).items():
+            mean.copy_(state["average"][name])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
 

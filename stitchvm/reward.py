@@ -34,6 +34,11 @@ class Features(NamedTuple):
     embedding: Tensor
     raw: Tensor | None = None
 
+    def lengthened(self, gain: Tensor) -> "Features":
+        """With an embedding of any length: the raw one, times a gain."""
+        raw = self.embedding if self.raw is None else self.raw
+        return self._replace(embedding=gain * raw)
+
 
 class Reward(nn.Module, ABC):
     """A reward model on clean images.
@@ -64,6 +69,14 @@ class Reward(nn.Module, ABC):
     def score(self, e: Tensor, c: Prompts) -> Tensor:
         """The reward (B,) of embeddings (B, D') under their prompts."""
 
+    @abstractmethod
+    def head_weights(self) -> dict[str, Tensor]:
+        """The weights that `head` uses at j = 1, by their names in the state dict."""
+
+    def features(self, x: Tensor) -> Features:
+        """All blocks on clean images."""
+        return self.tail(self.head(x, 1), 1)
+
     def forward(self, x: Tensor, c: Prompts) -> Tensor:
         """The reward r(x, c) of clean images, (B,), differentiable in x."""
-        return self.score(self.tail(self.head(x, 1), 1).embedding, c)
+        return self.score(self.features(x).embedding, c)

@@ -8,23 +8,19 @@ Source: Stitched Value Model for Diffusion Alignment, 2026, arXiv:2605.19804.
 """
 
 import copy
-import json
-import os
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stitchvm import saved
 from stitchvm.backbone import Backbone, Prompts
-from stitchvm.identity import file_digest, identity
+from stitchvm.identity import identity
 from stitchvm.reward import Features, Hidden, Reward
-from stitchvm.streams import Streams
-from stitchvm.value import Target, ValueEstimator
+from stitchvm.value import EmbeddingEstimator, Target
 
 Condition = Literal["null", "prompt"]
 Norm = Literal["unit", "free"]
@@ -138,7 +134,7 @@ def resize(h: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(h, size=size, mode="bilinear", align_corners=False)
 
 
-class Stitched(ValueEstimator):
+class Stitched(EmbeddingEstimator):
     """The value model of Eq. 6: no decode, i blocks of the backbone, the reward from block j.
 
     With the null prompt, as published, it aims at the mean under the `data` posterior (Eq. 8).
@@ -179,19 +175,12 @@ class Stitched(ValueEstimator):
         self.latent = backbone.latent
         self.target = Target(value="mean", posterior="data" if condition == "null" else "prompt")
 
-    def forward(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None = None) -> Tensor:
-        """The value V(z_t), (B,) (Eq. 6)."""
-        return self.reward.score(self.features(z_t, t, c).embedding, c)
-
     def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
-        """What leaves the tail, with the embedding that is scored."""
+        """What leaves the tail, with the embedding that is scored (Eq. 6)."""
         seen = None if self.condition == "null" else c
         h = self.layer.enter(self.backbone.trunk(z_t, t, self.i, seen).features)  # s(u^{<=i}(z_t))
         out = self.reward.tail(h, self.j)  # r^{>=j}
-        if self.gain is None:
-            return out
-        raw = out.embedding if out.raw is None else out.raw
-        return out._replace(embedding=self.gain * raw)
+        return out if self.gain is None else out.lengthened(self.gain)
 
     def trained(self) -> dict[str, dict[str, nn.Parameter]]:
         """What stage 2 trains: the layer, and the reward's tail."""
@@ -204,7 +193,12 @@ class Stitched(ValueEstimator):
             "tail": {n: w for n, w in tail.items() if isinstance(w, nn.Parameter)},
         }
 
-    def save_pretrained(self, folder: Path | str, about: dict[str, Any] | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        about: dict[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         """Write layer, tail and what they belong to into a new folder, there whole or not at all.
 
             stitch.json            i, j, condition, grid, latent, identities, digests, about
@@ -214,23 +208,13 @@ class Stitched(ValueEstimator):
         Args:
             folder: What to write; must not exist.
             about: How it was made.
+            dtype: Of the files; the weights' own when None.
 
         Raises:
-            ValueError: if the folder exists.
+            ValueError: if the folder exists, or the dtype cannot hold a weight exactly.
         """
-        folder = Path(folder)
-        if folder.exists():
-            raise ValueError(f"expected a new folder, got {folder}, which exists")
-        new = folder.with_name(f"{folder.name}.{os.getpid()}.new")
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        for name, tensors in self._parts().items():
-            kept = {key: w.detach().cpu().contiguous() for key, w in tensors.items()}
-            save_file(kept, new / f"{name}.safetensors")
-        digests = {path.name: file_digest(path.read_bytes()) for path in sorted(new.iterdir())}
-        described = {**self._described(), "files": digests, "about": about or {}}
-        (new / CONFIG).write_text(json.dumps(described, indent=1) + "\n")
-        new.rename(folder)
+        described = {**self._described(), "about": about or {}}
+        saved.write(folder, CONFIG, described, self._parts(), dtype)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, backbone: Backbone, reward: Reward) -> Self:
@@ -246,8 +230,7 @@ class Stitched(ValueEstimator):
             ValueError: for another backbone, reward or resolution, for files that are not what
                 their digests say, or hold other weights.
         """
-        folder = Path(folder)
-        described, parts = _read(folder)
+        described, parts = saved.read(folder, CONFIG)
         reward = copy.deepcopy(reward)
         like = next(iter(reward.tail_weights(described["j"]).values()))
         layer = _layer(parts, tuple(described["grid"])).to(like)
@@ -261,23 +244,13 @@ class Stitched(ValueEstimator):
             condition=described["condition"],
             gain=None if gain is None else gain.item(),
         )
-        for key, found in made._described().items():
-            if found != described[key]:
-                raise ValueError(f"expected {key} {described[key]} for {folder}, got {found}")
+        saved.agree(made._described(), described, folder)
         own = made._parts()
         _compare(own.pop("null"), parts.pop("null"), folder)
-        for name, mine in own.items():
-            if mine.keys() != parts[name].keys():
-                wrong = sorted(mine.keys() ^ parts[name].keys())
-                raise ValueError(f"expected the same weights in {name} of {folder}, got {wrong}")
-            with torch.no_grad():
-                for key, weight in mine.items():
-                    weight.copy_(parts[name][key])
-        for weight in (w for named in made.trained().values() for w in named.values()):
-            weight.requires_grad = False  # the backbone is the caller's, and stays as it is
+        saved.fill(own, parts, folder)  # the backbone is the caller's, and stays as it is
         return made
 
-    def _parts(self) -> dict[str, dict[str, Tensor]]:
+    def _parts(self) -> saved.Parts:
         """What is saved, by file."""
         groups = self.trained()
         layer = groups["layer"]
@@ -304,37 +277,19 @@ class Stitched(ValueEstimator):
         }
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """The description and the weights of a saved value model, checked against its digests."""
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"expected a saved value model in {folder}, got no {CONFIG}")
-    described, parts = json.loads((folder / CONFIG).read_text()), {}
-    for name, digest in described["files"].items():
-        path = folder / name
-        if path.suffix != ".safetensors":
-            raise ValueError(f"expected safetensors files in {folder}, got {name}")
-        if not path.is_file():
-            raise FileNotFoundError(f"expected {path}, got no such file")
-        data = path.read_bytes()
-        if (found := file_digest(data)) != digest:
-            raise ValueError(f"expected {path} with digest {digest}, got {found}")
-        parts[path.stem] = load(data)
-    return described, parts
-
-
-def _compare(mine: dict[str, Tensor], saved: dict[str, Tensor], folder: Path) -> None:
+def _compare(mine: dict[str, Tensor], theirs: dict[str, Tensor], folder: Path | str) -> None:
     """Refuse another null prompt; rounding differs between devices and precisions."""
-    same = mine.keys() == saved.keys() and all(
-        mine[key].shape == saved[key].shape
-        and (mine[key].float().cpu() - saved[key].float()).norm()
-        < SAME * saved[key].float().norm()
-        for key in saved
+    same = mine.keys() == theirs.keys() and all(
+        mine[key].shape == theirs[key].shape
+        and (mine[key].float().cpu() - theirs[key].float()).norm()
+        < SAME * theirs[key].float().norm()
+        for key in theirs
     )
     if not same:
         raise ValueError(f"expected the null prompt's embedding that {folder} holds, got another")
 
 
-def _layer(parts: dict[str, dict[str, Tensor]], size: tuple[int, int]) -> StitchLayer:
+def _layer(parts: saved.Parts, size: tuple[int, int]) -> StitchLayer:
     """A layer of the saved one's shape."""
     weight, bias = parts["linear"]["linear.weight"][..., 0, 0], parts["linear"]["linear.bias"]
     narrow = len(parts["residual"]["residual.1.bias"])

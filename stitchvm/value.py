@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from stitchvm.backbone import Prompts
+from stitchvm.reward import Features, Reward
 from stitchvm.streams import Streams
 
 
@@ -135,6 +136,26 @@ def _check(estimator: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         )
     if rng is not None and len(rng) != rows:
         raise ValueError(f"expected {rows} random streams, one per latent, got {len(rng)}")
+
+
+class EmbeddingEstimator(ValueEstimator):
+    """A value that scores one embedding of the latent: V(z_t | c) = score(e(z_t), c).
+
+    What retrieves, compares and ranks like the reward itself; a mean over rollouts does not.
+
+    Attributes:
+        reward: Whose score.
+    """
+
+    reward: Reward
+
+    @abstractmethod
+    def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
+        """Tokens and embedding that stand for the clean image's; arguments as in `forward`."""
+
+    def forward(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None = None) -> Tensor:
+        """The value, (B,)."""
+        return self.reward.score(self.features(z_t, t, c).embedding, c)
 
 
 class Valued(NamedTuple):

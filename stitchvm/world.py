@@ -5,6 +5,7 @@ What a value estimator is built in and judged in: every `build` of `baselines` t
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -77,6 +78,11 @@ class World(ABC):
             split: `train`, or `held` for what nothing is trained on.
             count: How many; they come in batches.
         """
+
+    def trained(self, reward: Reward) -> dict[str, Path]:
+        """Folders of the value models that ship with the world, made of a reward, by name."""
+        del reward
+        return {}
 
     @abstractmethod
     def pictures(self, z_0: Tensor) -> Tensor | None:

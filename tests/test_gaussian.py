@@ -754,6 +754,9 @@ class Foreign(Reward):
     def advance(self, h, j, k):
         return h
 
+    def head_weights(self):
+        return {}
+
     def tail_weights(self, j):
         return {}
 

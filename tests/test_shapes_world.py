@@ -108,6 +108,9 @@ class Redness(Reward):
     def advance(self, h, j, k):
         return h
 
+    def head_weights(self):
+        return {}
+
     def tail_weights(self, j):
         return {}
 

@@ -1,16 +1,24 @@
 """Making a StitchVM from the command line: search, pick, finetune, go on when killed."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
-from baselines.vae_stitch import Latent
+from baselines.feature_head import FeatureHead
+from baselines.noisy_student import NoisyStudent
+from baselines.stitched import build as stitched
+from baselines.vae_stitch import Latent, VaeStitched
 from bench import stitching
+from bench.arms import ARMS, Given
 from bench.cli import main
+from bench.stitch_commands import ARM_NAMES
+from bench.stitching import Job, Workshop
 from bench.worlds.shapes import shapes as shapes_world
-from stitchvm.distill import Recipe
+from stitchvm.distill import Recipe, distill
+from stitchvm.memo import Shared
 from stitchvm.search import Settings, load
 from stitchvm.stitch import Stitched
 
@@ -23,11 +31,19 @@ def world():
 
 
 @pytest.fixture(scope="module")
-def folder(world, tmp_path_factory):
-    """Of a search."""
-    folder = tmp_path_factory.mktemp("stitch")
-    stitching.find(world, "clip", folder, Settings(), probes=40)
-    return folder
+def shop(world, tmp_path_factory):
+    """Where few images are learned from, with all searches made."""
+    shop = Workshop(world, tmp_path_factory.mktemp("stitch"), images=40, checked=16)
+    for trunk in ("backbone", "latent"):
+        shop.search("clip", trunk)
+    return shop
+
+
+@pytest.fixture
+def copied(shop, tmp_path):
+    """The same with a folder of its own."""
+    shutil.copytree(shop.root, tmp_path / "shop")
+    return replace(shop, root=tmp_path / "shop")
 
 
 def run(*arguments):
@@ -36,18 +52,20 @@ def run(*arguments):
     return stopped.value.code
 
 
-def test_a_search_is_made_once_and_not_taken_for_another(world, folder, monkeypatch):
+def test_a_search_is_made_once_and_not_taken_for_another(shop, monkeypatch):
+    folder = shop.root / "clip" / "search-backbone"
     known = load(folder)
     monkeypatch.setattr(stitching, "search", lambda *_, **__: pytest.fail("searched again"))
-    again = stitching.find(world, "clip", folder, Settings(), probes=40)
+    again = stitching.find(shop.world, "clip", folder, Settings())
     assert again.pairs == known.pairs
     assert again.about["reward"] == "clip"
+    assert again.about["seconds"] > 0
     with pytest.raises(ValueError, match=r"expected a search of .*'hps'.* in .*, got .*'clip'"):
-        stitching.find(world, "hps", folder, Settings(), probes=40)
+        stitching.find(shop.world, "hps", folder, Settings())
 
 
-def test_picks_have_names(folder):
-    found = load(folder)
+def test_picks_have_names(shop):
+    found = shop.search("clip")
     for name, pair in found.picks.items():
         assert stitching.pick(found, name) == (pair.i, pair.j)
         assert stitching.pick(found, f"{pair.i},{pair.j}") == (pair.i, pair.j)
@@ -55,98 +73,185 @@ def test_picks_have_names(folder):
         stitching.pick(found, "best")
 
 
-def test_a_free_gain_makes_clean_embeddings_of_unit_length(world, folder):
-    found, reward = load(folder), world.reward("clip")
-    pair = stitching.pick(found, "cheap")
-    model = stitching.begin(world, reward, found, pair, norm="free")
-    x_0 = next(stitching.pictures(world, "train", 200))
+def test_the_commands_know_every_arm():
+    assert set(ARM_NAMES) == set(ARMS)
+
+
+@pytest.mark.parametrize("arm", ["stitched_free", "noisy_student"])
+def test_a_free_gain_makes_clean_embeddings_of_unit_length(arm, shop):
+    reward = shop.world.reward("clip")
+    x_0 = next(stitching.pictures(shop.world, "train", 200))
     with torch.no_grad():
-        raw = reward.tail(reward.head(x_0, 1), 1).raw
+        raw = reward.features(x_0).raw
+    given = Given(shop.world.backbone, reward, shop.search("clip"), (3, 1), x_0)
+    model = ARMS[arm].begin(given, norm="free")
     assert (model.gain * raw.norm(dim=-1)).mean().item() == pytest.approx(1, rel=1e-5)
-    assert stitching.begin(world, reward, found, pair).gain is None
+    assert ARMS[arm].begin(given).gain is None
 
 
-def test_a_killed_finetuning_goes_on_and_logs_each_step_once(world, folder, tmp_path, monkeypatch):
-    found, reward = load(folder), world.reward("clip")
-    data = stitching.learned_from(world, reward, 40)
-    assert len(data.c) == len(data.z_0) == 40
+KINDS = {
+    "stitched": Stitched,
+    "stitched_prompt": Stitched,
+    "vae_stitch": VaeStitched,
+    "noisy_student": NoisyStudent,
+    "feature_head": FeatureHead,
+}
 
-    def begun():
-        return stitching.begin(world, reward, found, stitching.pick(found, "cheap"))
 
-    list(stitching.finetune(begun(), data, RECIPE, tmp_path / "whole", {}))
-    distil = stitching.distill
-    often = lambda *given: distil(*given, every=2)  # noqa: E731
-    monkeypatch.setattr(stitching, "distill", often)
-    for record in stitching.finetune(begun(), data, RECIPE, tmp_path / "broken", {}):
-        if record.step == 3:
+def test_images_are_prepared_once(copied, monkeypatch):
+    job = Job("clip", "stitched")
+    first = copied.data([job, job], "train", 40)
+    assert first[0] is first[1]
+    assert len(first[0].c) == len(first[0].z_0) == 40
+    reward = copied.world.reward("clip")
+    with torch.no_grad():
+        x_0 = torch.cat(list(stitching.pictures(copied.world, "train", 40)))
+        assert torch.equal(first[0].z_0, copied.world.backbone.encode(x_0))
+        assert torch.equal(first[0].embedding, reward.features(x_0).embedding)
+        (of_latents,) = copied.data([Job("clip", "stitched_latents")], "train", 40)
+        seen = reward.features(copied.world.backbone.decode(first[0].z_0)).embedding
+        assert torch.allclose(of_latents.embedding, seen, atol=1e-6)
+    monkeypatch.setattr(type(copied.world), "images", lambda *_: pytest.fail("drawn again"))
+    (again,) = copied.data([job], "train", 40)
+    assert torch.equal(again.z_0, first[0].z_0)
+    assert again.c == first[0].c
+
+
+def test_all_arms_train_together_as_each_does_alone(copied):
+    """The backbone's work is shared, and no figure changes."""
+    jobs = [Job("clip", arm) for arm in KINDS]
+    list(copied.train(jobs, RECIPE, keep=(3,), rate=1e-3))
+    for job in jobs:
+        alone = copied.begin(job)
+        (data,) = copied.data([job], "train", copied.images)
+        recipe = replace(copied.recipe(job, RECIPE), rate=1e-3)
+        records = list(distill(alone, data, recipe))
+        logged = (copied.folder(job) / "log.jsonl").read_text().splitlines()
+        assert [json.loads(line)["loss"] for line in logged] == [r.loss for r in records]
+        reward = copied.world.reward("clip")
+        kept = KINDS[job.arm].from_pretrained(
+            copied.folder(job) / "model", copied.world.backbone, reward
+        )
+        for name, weight in alone.state_dict().items():
+            assert torch.equal(kept.state_dict()[name], weight), name
+        assert (copied.folder(job) / "step-3").is_dir()
+        assert not any(w.requires_grad for w in kept.parameters())
+
+
+def test_blocks_are_run_once_for_all(shop, monkeypatch):
+    backbone, z_t = Shared(shop.world.backbone), torch.randn(2, 4, 8, 8)
+    ran = []
+    for k, block in enumerate(shop.world.backbone.blocks, start=1):
+        inside = block.forward
+        seen = lambda *a, k=k, inside=inside, **kw: (ran.append(k), inside(*a, **kw))[1]  # noqa: E731
+        monkeypatch.setattr(block, "forward", seen)
+    t = torch.tensor([0.3, 0.8])
+    states = [backbone.trunk(z_t.clone(), t.clone(), i) for i in (2, 4, 3, 4)]
+    assert ran == [1, 2, 3, 4, 3]
+    assert torch.equal(states[1].features, shop.world.backbone.trunk(z_t, t, 4).features)
+    ran.clear()
+    backbone.trunk(z_t, t, 2, ["a circle", "a ring"])
+    backbone.trunk(z_t.requires_grad_(), t, 1)
+    assert ran == [1, 2, 1]
+
+
+def test_a_learning_rate_is_chosen_on_held_out_images(copied):
+    jobs = [Job("clip", "stitched_free"), Job("clip", "feature_head")]
+    list(copied.tune(jobs, RECIPE, rates=(1e-4, 1e-3), steps=4))
+    for job in jobs:
+        tried = json.loads((copied.folder(job) / "trials.json").read_text())
+        assert [trial["rate"] for trial in tried] == [1e-4, 1e-3]
+        assert copied.rate(job) == min(tried, key=lambda trial: trial["held_loss"])["rate"]
+    assert copied.rate(Job("clip", "stitched_snr", "paper")) == copied.rate(jobs[0])
+    assert list(copied.tune(jobs, RECIPE)) == []
+    with pytest.raises(ValueError, match="expected trials of learning rates in .*vae_stitch"):
+        copied.rate(Job("clip", "vae_stitch"))
+
+
+def test_a_killed_finetuning_goes_on_and_logs_each_step_once(copied, monkeypatch):
+    monkeypatch.setattr(stitching, "distill", lambda *given, **kw: distill(*given, every=2, **kw))
+    whole, broken = Job("clip", "stitched"), Job("clip", "stitched", "3,1")
+    list(copied.train([whole], RECIPE, rate=1e-3, keep=(3,)))
+    monkeypatch.setattr(stitching, "pick", lambda *_: (3, 1))
+    for told in copied.train([broken], RECIPE, rate=1e-3, keep=(3,)):
+        if told.record.step == 4:
             break
-    assert not (tmp_path / "broken" / "model").exists()
-    rest = list(stitching.finetune(begun(), data, RECIPE, tmp_path / "broken", {}))
-    assert [record.step for record in rest] == [3, 4, 5]
-    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "broken")]
-    assert logs[0] == logs[1]
-    models = [
-        Stitched.from_pretrained(tmp_path / name / "model", world.backbone, reward)
-        for name in ("whole", "broken")
-    ]
-    for a, b in zip(*(model.state_dict().values() for model in models), strict=True):
-        assert torch.equal(a, b)
-    assert list(stitching.finetune(begun(), data, RECIPE, tmp_path / "broken", {})) == []
-    about = json.loads((tmp_path / "broken" / "model" / "stitch.json").read_text())["about"]
-    assert about["recipe"]["steps"] == 5
-    other = replace(RECIPE, loss="score")
-    with pytest.raises(
-        ValueError, match=r"expected a run of .*'score'.* in .*, got .*'embedding'"
-    ):
-        next(stitching.finetune(begun(), data, other, tmp_path / "broken", {}))
+    assert not (copied.folder(broken) / "model").exists()
+    rest = list(copied.train([broken], RECIPE, rate=1e-3, keep=(3,)))
+    assert [told.record.step for told in rest] == [5]
+    folders = [copied.folder(job) for job in (whole, broken)]
+    assert len({(folder / "log.jsonl").read_text() for folder in folders}) == 1
+    reward = copied.world.reward("clip")
+    for part in ("step-3", "model"):
+        a, b = (
+            Stitched.from_pretrained(folder / part, copied.world.backbone, reward).state_dict()
+            for folder in folders
+        )
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert list(copied.train([broken], RECIPE, rate=1e-3)) == []
+    with pytest.raises(ValueError, match=r"expected a run of .*0\.01.* in .*, got .*0\.001"):
+        list(stitching.finetune(None, None, replace(RECIPE, rate=0.01), folders[1], {}))
 
 
-def test_the_latent_itself_can_be_stitched(world, tmp_path):
-    """The rival without a backbone: a layer on z_t, blind to the noise level."""
-    reward = world.reward("clip")
-    found = stitching.find(world, "clip", tmp_path, Settings(), probes=40, trunk="latent")
+def test_a_latent_stitch_is_blind_to_the_noise_level(copied):
+    found = copied.search("clip", "latent")
     assert {(p.i, p.j) for p in found.pairs} == {(1, j) for j in range(1, 5)}
     assert {p.features for p in found.pairs} == {4}
-    pair = stitching.pick(found, "paper")
-    model = stitching.begin(world, reward, found, pair, trunk="latent")
-    data = stitching.learned_from(world, reward, 16)
-    list(stitching.finetune(model, data, RECIPE, tmp_path / "made", {}))
-    saved = tmp_path / "made" / "model"
-    model = Stitched.from_pretrained(saved, Latent(world.backbone), reward)
-    z_t, c = data.z_0[:3], list(world.prompts[:3])
+    model = copied.begin(Job("clip", "vae_stitch", "paper"))
+    z_t, c = torch.randn(3, 4, 8, 8), list(copied.world.prompts[:3])
     with torch.no_grad():
         assert torch.equal(model(z_t, torch.tensor(0.1), c), model(z_t, torch.tensor(0.9), c))
         u = model.backbone.resume(model.backbone.trunk(z_t, torch.tensor(0.5), 1, c))
-        assert torch.equal(u, world.backbone.velocity(z_t, torch.tensor(0.5), c))
+        assert torch.equal(u, copied.world.backbone.velocity(z_t, torch.tensor(0.5), c))
     with pytest.raises(ValueError, match=r"expected i in 1\.\.1, got 2"):
         model.backbone.trunk(z_t, torch.tensor(0.5), 2)
-    with pytest.raises(ValueError, match="expected backbone"):
-        Stitched.from_pretrained(saved, world.backbone, reward)
+    assert isinstance(model.backbone, Latent)
 
 
-def test_the_commands_search_and_train(tmp_path, capsys):
+def test_models_are_loaded_by_name_or_folder_and_never_on_another(copied, monkeypatch):
+    job = Job("clip", "stitched")
+    list(copied.train([job], RECIPE, rate=1e-3))
+    made, world = copied.folder(job) / "model", copied.world
+    reward = world.reward("clip")
+    assert stitched(world, reward, model=str(made)).j == 1
+    monkeypatch.setattr(type(world), "trained", lambda *_: {"mine": made})
+    assert stitched(world, reward, model="mine").j == 1
+    with pytest.raises(
+        FileNotFoundError, match=r"ships with the world 'shapes' .*\(mine\), got 'x'"
+    ):
+        stitched(world, reward, model="x")
+    with pytest.raises(ValueError, match="expected reward"):
+        stitched(world, world.reward("hps"), model=str(made))
+    with pytest.raises(ValueError, match=r"expected i in 1\.\.1, got 3"):
+        VaeStitched.from_pretrained(made, world.backbone, reward)
+
+
+def test_the_commands_search_tune_and_train(tmp_path, capsys):
     given = ("shapes", "--reward", "aesthetic", "--out", tmp_path)
     assert run("search", *given, "--probes", 40) == 0
     printed = capsys.readouterr().out
     assert len([line for line in printed.splitlines() if line.endswith(("paper", "cheap"))]) >= 1
-    few = ("--steps", 2, "--batch", 4, "--images", 16, "--loss", "score", "--pick", "paper")
-    assert run("train", *given, *few, "--norm", "free", "--condition", "prompt") == 0
-    assert "step 2: loss" in capsys.readouterr().out
-    i, j = load(tmp_path).picks["paper"].i, load(tmp_path).picks["paper"].j
-    made = tmp_path / f"{i}-{j}-free-prompt" / "model"
+    shutil.rmtree(tmp_path / "aesthetic")
+    few = ("--steps", 2, "--batch", 4, "--images", 16)
+    assert run("tune", *given, *few, "--arm", "stitched_free", "--arm", "stitched_prompt") == 0
+    assert capsys.readouterr().out.startswith("aesthetic stitched_free: ")
+    assert run("train", *given, *few, "--arm", "stitched_prompt", "--pick", "paper") == 0
+    made = tmp_path / "aesthetic" / "stitched_prompt-paper" / "model"
+    assert f"in {made}" in capsys.readouterr().out
     world = shapes_world()
     model = Stitched.from_pretrained(made, world.backbone, world.reward("aesthetic"))
     assert (str(model.target), model.gain is None) == ("mean | prompt", False)
-
-
-def test_a_search_of_another_reward_is_not_trained_on(folder, capsys):
-    assert run("train", "shapes", "--reward", "hps", "--out", folder) == 2
-    assert "expected a search of reward hps in" in capsys.readouterr().err
+    about = json.loads((made / "stitch.json").read_text())["about"]
+    assert (about["recipe"]["loss"], about["arm"], about["pick"]) == (
+        "score",
+        "stitched_prompt",
+        "paper",
+    )
 
 
 def test_commands_say_what_is_missing(tmp_path, capsys):
-    assert run("train", "shapes", "--reward", "clip", "--out", tmp_path) == 2
-    assert "expected a search in" in capsys.readouterr().err
+    few = ("--steps", 2, "--batch", 4, "--images", 16)
+    assert run("train", "shapes", "--reward", "clip", *few, "--out", tmp_path) == 2
+    assert "expected trials of learning rates in" in capsys.readouterr().err
     assert run("search", "shapes", "--reward", "beauty", "--out", tmp_path) == 2
     assert "expected a reward in" in capsys.readouterr().err

@@ -141,6 +141,11 @@ class ClipTower(Reward):
             if name.startswith(used) and not name.startswith(left_out)
         }
 
+    def head_weights(self) -> dict[str, Tensor]:
+        """The patch embedding, without positions."""
+        inside = "vision.embeddings.patch_embedding."
+        return {name: w for name, w in self.named_parameters() if name.startswith(inside)}
+
     def _tokens(self, h: Hidden) -> Tensor:
         """What enters a block, as tokens (B, 1 + L, D)."""
         return self._enter(h.map) if h.cls is None else _sequence(h.cls, h.map)

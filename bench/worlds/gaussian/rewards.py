@@ -95,6 +95,10 @@ class GaussianReward(Reward):
         del j
         return {"pool": self.pool, "mixings": self.mixings}
 
+    def head_weights(self) -> dict[str, Tensor]:
+        """The patch embedding."""
+        return {"patch": self.patch}
+
     @abstractmethod
     def mean(self, m: Tensor, s: Tensor, c: Prompts) -> Tensor:
         """E[r] for e ~ N(m, S): m (B, K, q), S (B, K, q, q); (B, K)."""

@@ -31,7 +31,7 @@ def embedding_map(backbone: GaussianBackbone, reward: GaussianReward) -> Tensor:
     d = latent[0] * latent[1] * latent[2]
     eye = torch.eye(d, dtype=backbone.means.dtype, device=backbone.means.device)
     x = backbone.decode(eye.unflatten(1, latent))
-    return reward.tail(reward.head(x, 1), 1).embedding.T
+    return reward.features(x).embedding.T
 
 
 class Truth(ValueEstimator):

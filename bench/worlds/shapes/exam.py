@@ -84,7 +84,7 @@ def rewards(world: ShapesWorld) -> Iterator[tuple[str, Any]]:
         held = Told(draw(split, AMONG))
         rng = torch.Generator().manual_seed(1)
         texts = [held.caption(row, rng) for row in range(AMONG)]
-        e = batched(lambda x: clip.tail(clip.head(x, 1), 1).embedding, render(held.scenes))
+        e = batched(lambda x: clip.features(x).embedding, render(held.scenes))
         yield f"clip_recall_at_1_{split}", share(recalled(e, clip.texts(texts), held.true(texts)))
     scenes = draw("eval", 4096)
     r = batched(lambda x: world.reward("aesthetic")(x, ["a circle"] * len(x)), render(scenes))
@@ -101,7 +101,7 @@ def rewards(world: ShapesWorld) -> Iterator[tuple[str, Any]]:
         reward = world.reward(name)
         scores = torch.cat(
             [
-                batched(lambda part: reward.tail(reward.head(part, 1), 1).embedding, side)  # noqa: B023
+                batched(lambda part: reward.features(part).embedding, side)  # noqa: B023
                 for side in x.chunk(2)
             ]
         )

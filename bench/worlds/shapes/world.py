@@ -27,6 +27,7 @@ from stitchvm.world import Certainty, Finish, Shown, Split, World
 
 TOWERS = {"clip": "clip", "aesthetic": "clip", "hps": "hps", "pick": "pick"}  # whose embedding
 GENERATORS = ("large", "small")
+TRAINED = Path(__file__).parent / "trained"  # value models of the large generator
 REFERENCE = "reference.safetensors"
 AT_ONCE = 256  # images
 JUDGES = ("pick",)  # held out: nothing is trained or guided by them
@@ -101,9 +102,20 @@ class ShapesWorld(World):
             return aesthetic.load(tower, head, device=self.device)
         return clip.load(tower, scale=1.0, device=self.device)
 
+    def trained(self, reward: Reward) -> dict[str, Path]:
+        """Those in `trained/<reward>/` beside the weights that ship."""
+        name = self.called(reward)
+        folders = [] if name is None else sorted((TRAINED / name).glob("*/*.json"))
+        return {file.parent.name: file.parent for file in folders}
+
+    def called(self, reward: Reward) -> str | None:
+        """The name of a reward; None for one that is not the world's."""
+        return next((name for name, known in self._rewards.items() if known is reward), None)
+
     def tower(self, reward: Reward) -> str | None:
         """Whose embeddings in the banks a reward reads; None for one that is not the world's."""
-        return next((TOWERS[n] for n, known in self._rewards.items() if known is reward), None)
+        name = self.called(reward)
+        return None if name is None else TOWERS[name]
 
     def bank(self, posterior: str, caption: str) -> Bank:
         """The bank behind a posterior.
@@ -162,7 +174,7 @@ class ShapesWorld(World):
         return load_reference(path)
 
     def _reference(self, reward: Reward, target: Target) -> ValueEstimator | None:
-        name = next((n for n, known in self._rewards.items() if known is reward), None)
+        name = self.called(reward)
         if name is None or target.value != "mean" or not (self.folder / REFERENCE).is_file():
             return None
         reference = self.reference()
@@ -262,6 +274,6 @@ class BankTruth(ValueEstimator):
             z = bank.latents.float().split(128)
             x = (self.world.backbone.decode(part) for part in z)
             self._embeddings[id(bank)] = torch.cat(
-                [self.reward.tail(self.reward.head(part, 1), 1).embedding for part in x]
+                [self.reward.features(part).embedding for part in x]
             )
         return self._embeddings[id(bank)]

@@ -1,0 +1,66 @@
+"""Where trained estimators come from: those that ship with a world, or a folder of one's own."""
+
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from stitchvm.backbone import Backbone
+from stitchvm.identity import file_digest
+from stitchvm.reward import Reward
+from stitchvm.value import ValueEstimator
+from stitchvm.world import World
+
+E_co = TypeVar("E_co", bound=ValueEstimator, covariant=True)
+
+
+class Loads(Protocol[E_co]):
+    """A class of estimators that can be loaded."""
+
+    def from_pretrained(self, folder: Path, backbone: Backbone, reward: Reward) -> E_co:
+        """A saved one."""
+        ...
+
+
+def folder_of(world: World, reward: Reward, model: str) -> Path:
+    """The folder of a model that ships with a world, or the given one.
+
+    Raises:
+        FileNotFoundError: if it is neither, naming those that ship.
+    """
+    shipped = world.trained(reward)
+    if model in shipped:
+        return shipped[model]
+    if not Path(model).is_dir():
+        known = ", ".join(sorted(shipped)) or "none"
+        raise FileNotFoundError(
+            f"expected a folder, or a value model that ships with the world {world.name!r} for "
+            f"this reward ({known}), got {model!r}"
+        )
+    return Path(model)
+
+
+def load(kind: Loads[E_co], world: World, reward: Reward, model: str) -> E_co:
+    """A trained estimator of a world.
+
+    Args:
+        kind: Its class.
+        world: Where.
+        reward: Of what.
+        model: As `folder_of` takes it.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is of another backbone or reward.
+    """
+    return kind.from_pretrained(folder_of(world, reward, model), world.backbone, reward)
+
+
+def weights(world: World, reward: Reward, *, model: str) -> str:
+    """Which weights a model has, 16 hexadecimal digits: trained again, it is another estimator.
+
+    Beside a `build`, a function of this name says so to whoever keeps results.
+
+    Raises:
+        FileNotFoundError: if there is no such model.
+    """
+    (config,) = folder_of(world, reward, model).glob("*.json")
+    return file_digest(config.read_bytes())[:16]  # it holds the digests of all other files

@@ -1,0 +1,92 @@
+"""Latents and targets of a world's images on disk, made once for all that learns from them.
+
+<folder>/latents-<digest>.safetensors    z_0 and prompts, the same for every reward
+<folder>/targets-<digest>.safetensors    what a reward makes of the clean images
+
+A file is named by the digest of all that it depends on, and is there whole or not at all.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bench.cell import digest
+from stitchvm.distill import Prepared, decoded, encoded, targets
+from stitchvm.search import Source
+from stitchvm.world import Split, World
+
+Tensors = dict[str, Tensor]
+
+AT_ONCE = 128  # latents decoded
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Prepared images of a world.
+
+    Attributes:
+        world: Whose.
+        folder: Where they are kept.
+    """
+
+    world: World
+    folder: Path
+
+    def get(
+        self, reward: str, count: int, source: Source = "pixels", split: Split = "train"
+    ) -> Prepared:
+        """Latents, targets and prompts of images; made where they are missing.
+
+        Args:
+            reward: Name of the teacher.
+            count: Images.
+            source: What the teacher sees.
+            split: Which images.
+        """
+        about = {"world": self.world.digest, "split": split, "count": count}
+        teacher = self.world.reward(reward)
+
+        def images() -> Iterator[Tensor]:
+            return (shown.x_0 for shown in self.world.images(split, count))
+
+        def latents() -> tuple[Tensors, list[str]]:
+            c = [text for shown in self.world.images(split, count) for text in shown.c]
+            return {"z_0": encoded(self.world.backbone, images())}, c
+
+        found, c = self._kept("latents", about, latents)
+        z_0 = found["z_0"]
+
+        def made() -> tuple[Tensors, list[str]]:
+            shown = images()
+            if source == "latents":
+                shown = decoded(self.world.backbone, z_0, AT_ONCE)
+            tokens, embedding = targets(teacher, shown)
+            return {"tokens": tokens, "embedding": embedding}, []
+
+        of, _ = self._kept("targets", {**about, "reward": reward, "source": source}, made)
+        return Prepared(z_0, of["tokens"], of["embedding"], c)
+
+    def _kept(
+        self, kind: str, about: dict[str, object], make: Callable[[], tuple[Tensors, list[str]]]
+    ) -> tuple[Tensors, list[str]]:
+        """Tensors and prompts of a file, made where it is missing."""
+        path = self.folder / f"{kind}-{digest(about)}.safetensors"
+        if not path.is_file():
+            with torch.no_grad():
+                tensors, c = make()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            new = path.with_name(f"{path.name}.{os.getpid()}.new")
+            kept = {name: x.contiguous() for name, x in tensors.items()}
+            save_file(kept, new, {"about": json.dumps(about), "prompts": json.dumps(c)})
+            os.replace(new, path)
+        with safe_open(path, "pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys()}, json.loads(
+                file.metadata()["prompts"]
+            )

@@ -1,0 +1,119 @@
+"""Trained value models on disk: safetensors in parts, and a JSON that says what they belong to.
+
+A folder is there whole or not at all; every file of it is checked against its digest.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from stitchvm.identity import file_digest
+
+Parts = dict[str, dict[str, Tensor]]  # file to tensors by name
+
+
+class Saved(NamedTuple):
+    """What a folder holds: what it says it is, and its weights by file."""
+
+    described: dict[str, Any]
+    parts: Parts
+
+
+def write(
+    folder: Path | str,
+    config: str,
+    described: Mapping[str, Any],
+    parts: Parts,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a new folder.
+
+    Args:
+        folder: What to write; must not exist.
+        config: Name of the JSON file.
+        described: What it holds, beside the digests of its files.
+        parts: Weights by file, the suffix left out.
+        dtype: Of the files; the weights' own when None.
+
+    Raises:
+        ValueError: if the folder exists, or the dtype cannot hold a weight exactly.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"expected a new folder, got {folder}, which exists")
+    new = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    for name, tensors in parts.items():
+        kept = {key: _exactly(w.detach().cpu(), dtype, key) for key, w in tensors.items()}
+        save_file(kept, new / f"{name}.safetensors")
+    digests = {path.name: file_digest(path.read_bytes()) for path in sorted(new.iterdir())}
+    (new / config).write_text(json.dumps({**described, "files": digests}, indent=1) + "\n")
+    new.rename(folder)
+
+
+def _exactly(weight: Tensor, dtype: torch.dtype | None, name: str) -> Tensor:
+    kept = weight.to(dtype or weight.dtype)
+    if not torch.equal(kept.to(weight.dtype), weight):
+        raise ValueError(f"expected {name} to fit {dtype} exactly: round the weights first")
+    return kept.contiguous()
+
+
+def read(folder: Path | str, config: str) -> Saved:
+    """What `write` wrote.
+
+    Raises:
+        FileNotFoundError: if the folder or a file of it is missing.
+        ValueError: for a file that is no safetensors, or not what its digest says.
+    """
+    folder = Path(folder)
+    if not (folder / config).is_file():
+        raise FileNotFoundError(f"expected a saved value model in {folder}, got no {config}")
+    described, parts = json.loads((folder / config).read_text()), {}
+    for name, digest in described["files"].items():
+        path = folder / name
+        if path.suffix != ".safetensors":
+            raise ValueError(f"expected safetensors files in {folder}, got {name}")
+        if not path.is_file():
+            raise FileNotFoundError(f"expected {path}, got no such file")
+        data = path.read_bytes()
+        if (found := file_digest(data)) != digest:
+            raise ValueError(f"expected {path} with digest {digest}, got {found}")
+        parts[path.stem] = load(data)
+    return Saved(described, parts)
+
+
+def agree(found: Mapping[str, Any], saved: Mapping[str, Any], folder: Path | str) -> None:
+    """Refuse a model that is not of what it was saved of.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    for key, value in found.items():
+        if value != saved[key]:
+            raise ValueError(f"expected {key} {saved[key]} for {folder}, got {value}")
+
+
+@torch.no_grad()
+def fill(own: Parts, saved: Parts, folder: Path | str) -> None:
+    """Put saved weights into a model's own, and freeze them.
+
+    Raises:
+        ValueError: if they are not the same weights by name and shape.
+    """
+    for name, mine in own.items():
+        theirs = saved[name]
+        shapes = [{k: tuple(w.shape) for k, w in part.items()} for part in (mine, theirs)]
+        if shapes[0] != shapes[1]:
+            wrong = sorted(key for key, _ in shapes[0].items() ^ shapes[1].items())
+            raise ValueError(f"expected the same weights in {name} of {folder}, got {wrong}")
+        for key, weight in mine.items():
+            weight.copy_(theirs[key])
+            weight.requires_grad = False
