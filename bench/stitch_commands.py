@@ -15,7 +15,9 @@ ARM_NAMES = (
     "stitched_snr",
     "stitched_latents",
     "stitched_prompt",
+    "stitched_soft",
     "vae_stitch",
+    "vae_stitch_long",
     "noisy_student",
     "feature_head",
 )
@@ -183,6 +185,18 @@ def train(  # noqa: PLR0913 - one for each option
     _tell(shop.train(jobs, recipe, keep, rate))
     for job in jobs:
         click.echo(f"in {shop.folder(job) / MODEL}")
+
+
+@stitch.command(epilog="Example: stitchbench stitch export MODEL SMALLER")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("to", type=click.Path(path_type=Path))
+@careful
+def export(folder: Path, to: Path) -> None:
+    """Write a trained model into a new folder, its weights rounded to 16 bits."""
+    from stitchvm.saved import rounded  # noqa: PLC0415 - slow to import
+
+    rounded(folder, to)
+    click.echo(f"in {to}")
 
 
 def _workshop(world: str, out: Path | None, images: int, threads: int) -> Any:

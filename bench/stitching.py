@@ -29,13 +29,13 @@ from stitchvm.distill import (
     Prepared,
     Recipe,
     Record,
+    Student,
     averaged,
     distill,
     held_loss,
 )
 from stitchvm.memo import Shared
 from stitchvm.search import TABLE, Search, Settings, Source, load, search
-from stitchvm.value import EmbeddingEstimator
 from stitchvm.world import Split, World
 
 PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it
@@ -152,7 +152,7 @@ class Workshop:
         folder = self.root / reward / f"search-{trunk}"
         return find(self.world, reward, folder, Settings(), trunk=trunk)
 
-    def begin(self, job: Job, backbone: Backbone | None = None) -> EmbeddingEstimator:
+    def begin(self, job: Job, backbone: Backbone | None = None) -> Student:
         """An estimator before it is trained.
 
         Args:
@@ -169,9 +169,10 @@ class Workshop:
 
     def recipe(self, job: Job, recipe: Recipe) -> Recipe:
         """A recipe as an arm has it; Eq. 79 for the aesthetic reward, as in the paper."""
-        changes = arm_of(job.arm).changes(self.world.backbone.latent)
+        arm = arm_of(job.arm)
         loss = {"loss": "score"} if job.reward == "aesthetic" else {}
-        return replace(recipe, **loss, **changes)
+        changes = loss | arm.changes(self.world.backbone.latent)
+        return replace(recipe, steps=round(arm.longer * recipe.steps), **changes)
 
     def data(self, jobs: Sequence[Job], split: Split, count: int) -> list[Prepared]:
         """What each learns from; what is the same is prepared once."""
@@ -290,7 +291,7 @@ def arm_of(name: str) -> Arm:
 
 
 def finetune(
-    model: EmbeddingEstimator,
+    model: Student,
     data: Prepared,
     recipe: Recipe,
     folder: Path,

@@ -147,6 +147,32 @@ def test_only_a_free_embedding_has_the_mean_as_its_minimiser():
     )
 
 
+def test_the_soft_loss_is_least_at_the_soft_value(world, interfaces):
+    """Of rewards seen at one latent: log E exp(lambda r) / lambda, by Newton's method."""
+    scored = student(world, interfaces, reward="aesthetic")
+    target = features(1, unit=True)
+    r = scored.reward.score(target.embedding, [NULL] * 5).double()
+    for lam in (0.01, 2.0):
+        soft = (lam * r).exp().mean().log() / lam
+        recipe = replace(RECIPE, loss="soft", lam=lam)
+
+        def loss(v, recipe=recipe):
+            e = scored.reward.w * (v - scored.reward.b) / scored.reward.w.square().sum()
+            found = Features(target.tokens, e.expand(5, -1).float())
+            return losses(scored, found, target, [NULL] * 5, recipe)["soft"].double()
+
+        around = torch.stack([loss(soft + off) for off in (-0.3, 0.0, 0.3)])
+        assert around.argmin() == 1
+        assert loss(soft + 0.02) - loss(soft - 0.02) == pytest.approx(0, abs=2e-3)
+    assert around[1] > 0
+    small = replace(RECIPE, loss="soft", lam=1e-2)
+    found = features(0, unit=True)
+    x = r - scored.reward.score(found.embedding, [NULL] * 5)
+    near = (x**2 + 1e-2 * x**3 / 3 + 1e-4 * x**4 / 12).mean()  # Taylor: the squared error first
+    terms = losses(scored, found, target, [NULL] * 5, small)
+    assert terms["soft"].item() == pytest.approx(near.item(), rel=1e-3)
+
+
 # Noise and rates
 
 

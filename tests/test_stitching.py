@@ -226,6 +226,24 @@ def test_models_are_loaded_by_name_or_folder_and_never_on_another(copied, monkey
         VaeStitched.from_pretrained(made, world.backbone, reward)
 
 
+def test_a_model_can_be_kept_in_half_the_bytes(copied):
+    job, world = Job("clip", "feature_head"), copied.world
+    list(copied.train([job], RECIPE, rate=1e-3))
+    made, smaller = copied.folder(job) / "model", copied.root / "smaller"
+    assert run("export", made, smaller) == 0
+    whole, half = (f / "head.safetensors" for f in (made, smaller))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    models = [
+        FeatureHead.from_pretrained(folder, world.backbone, world.reward("clip"))
+        for folder in (made, smaller)
+    ]
+    for a, b in zip(*(model.head.parameters() for model in models), strict=True):
+        assert torch.equal(a.half(), b.half())
+        assert b.dtype == torch.float32
+    assert run("export", made, smaller) == 2
+    assert run("export", copied.root / "nowhere", copied.root / "new") == 2
+
+
 def test_the_commands_search_tune_and_train(tmp_path, capsys):
     given = ("shapes", "--reward", "aesthetic", "--out", tmp_path)
     assert run("search", *given, "--probes", 40) == 0
