@@ -97,10 +97,14 @@ def feature_head(given: Given, *, norm: Norm = "unit") -> FeatureHead:
     taps = sorted({max(1, round(0.75 * depth * k / TAPS)) for k in range(1, TAPS + 1)})
     z_0 = given.backbone.encode(given.x_0[:1])
     state = given.backbone.trunk(z_0, torch.tensor(0.5).to(z_0), taps[0])
+    channels = []
+    for i in taps:
+        state = given.backbone.advance(state, i)
+        channels.append(state.features.shape[1])
     out = given.reward.features(given.x_0[:1]).embedding.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = Head((state.features.shape[1],) * len(taps), out).to(z_0)
+        head = Head(tuple(channels), out).to(z_0)
     return FeatureHead(given.backbone, tuple(taps), head, given.reward, unit=norm == "unit")
 
 

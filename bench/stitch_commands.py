@@ -117,7 +117,7 @@ def tune(  # noqa: PLR0913 - one for each option
     threads: int,
     out: Path | None,
 ) -> None:
-    """Try three learning rates for every reward and arm, side by side, and keep what they came to.
+    """Try four learning rates for every reward and arm, side by side, and keep what they came to.
 
     Arms that take another's rate have none of their own to try.
     """

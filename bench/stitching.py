@@ -40,7 +40,7 @@ from stitchvm.world import Split, World
 
 PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it
 IMAGES, CHECKED = 20_000, 1024  # that stage 2 learns from, and that judge its learning rates
-RATES = (1e-4, 3e-4, 1e-3)  # tried for every arm
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # tried for every arm
 TRIAL_STEPS = 300
 TRIALS, MODEL, LOG, BEGUN = "trials.json", "model", "log.jsonl", "run.json"
 PREPARED = "prepared"
