@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from bench.arms import ARMS, TRUNKS, Arm, Given, Trunk
+from bench.images import Images, WorldImages
 from bench.prepared import Shelf
 from bench.resolve import UnknownName
 from stitchvm.backbone import Backbone
@@ -54,6 +54,7 @@ def find(
     *,
     probes: int = PROBES,
     trunk: Trunk = "backbone",
+    images: Images | None = None,
 ) -> Search:
     """Stage 1 of a world's reward, kept in a folder; what is there is not made again.
 
@@ -64,10 +65,12 @@ def find(
         settings: How.
         probes: Images of the probe set.
         trunk: What is stitched.
+        images: The probe set and those that check it; the world's own when None.
 
     Raises:
         ValueError: if the folder has a search of something else.
     """
+    images = images or WorldImages(world)
     about = {"world": world.digest, "reward": name, "trunk": trunk, "probes": probes, "held": HELD}
     if (folder / TABLE).is_file():
         known = load(folder)
@@ -79,19 +82,14 @@ def find(
     found = search(
         TRUNKS[trunk](world.backbone),
         world.reward(name),
-        pictures(world, "train", probes),
-        pictures(world, "held", HELD),
+        (shown.x_0 for shown in images.shown("train", probes)),
+        (shown.x_0 for shown in images.shown("held", HELD)),
         settings=settings,
     )
     spent = {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
     found = replace(found, about={**found.about, **about, **spent})
     found.save(folder)
     return found
-
-
-def pictures(world: World, split: Split, count: int) -> Iterator[Tensor]:
-    """Images without their prompts."""
-    return (shown.x_0 for shown in world.images(split, count))
 
 
 def pick(found: Search, chosen: str) -> tuple[int, int]:
@@ -134,13 +132,15 @@ class Workshop:
     Attributes:
         world: In which world.
         root: Folder of all that is made there.
-        images: Images to learn from.
+        images: Where clean images come from.
+        count: Images to learn from.
         checked: Held-out images that judge learning rates.
     """
 
     world: World
     root: Path
-    images: int = IMAGES
+    images: Images
+    count: int = IMAGES
     checked: int = CHECKED
 
     def folder(self, job: Job) -> Path:
@@ -150,7 +150,7 @@ class Workshop:
     def search(self, reward: str, trunk: Trunk = "backbone") -> Search:
         """Stage 1, made where it is missing."""
         folder = self.root / reward / f"search-{trunk}"
-        return find(self.world, reward, folder, Settings(), trunk=trunk)
+        return find(self.world, reward, folder, Settings(), trunk=trunk, images=self.images)
 
     def begin(self, job: Job, backbone: Backbone | None = None) -> Student:
         """An estimator before it is trained.
@@ -162,7 +162,7 @@ class Workshop:
         arm = arm_of(job.arm)
         found, reward = self.search(job.reward, arm.trunk), self.world.reward(job.reward)
         pair = pick(found, job.chosen)
-        x_0 = next(pictures(self.world, "train", PROBES))
+        x_0 = next(self.images.shown("train", PROBES)).x_0
         trunk = TRUNKS[arm.trunk](backbone or self.world.backbone)
         given = Given(trunk, reward, found, pair, x_0)
         return arm.begin(given, **arm.settings)
@@ -176,7 +176,7 @@ class Workshop:
 
     def data(self, jobs: Sequence[Job], split: Split, count: int) -> list[Prepared]:
         """What each learns from; what is the same is prepared once."""
-        shelf = Shelf(self.world, self.root / PREPARED)
+        shelf = Shelf(self.world, self.images, self.root / PREPARED)
         known: dict[tuple[str, Source], Prepared] = {}
         for job in jobs:
             key = job.reward, arm_of(job.arm).source
@@ -205,7 +205,7 @@ class Workshop:
         recipes = [
             replace(self.recipe(job, recipe), steps=steps, rate=rate) for job, rate in tried
         ]
-        data = self.data([job for job, _ in tried], "train", self.images)
+        data = self.data([job for job, _ in tried], "train", self.count)
         runs = [distill(*given) for given in zip(students, data, recipes, strict=True)]
         for records in zip(*runs, strict=True):
             for (job, _), record in zip(tried, records, strict=True):
@@ -255,7 +255,7 @@ class Workshop:
             ValueError: if a folder is of another recipe.
         """
         jobs = [job for job in jobs if not (self.folder(job) / MODEL).is_dir()]
-        backbone, data = Shared(self.world.backbone), self.data(jobs, "train", self.images)
+        backbone, data = Shared(self.world.backbone), self.data(jobs, "train", self.count)
         runs = []
         for job, prepared in zip(jobs, data, strict=True):
             own = replace(self.recipe(job, recipe), rate=rate or self.rate(job))
@@ -264,7 +264,7 @@ class Workshop:
                 "reward": job.reward,
                 "arm": job.arm,
                 "pick": job.chosen,
-                "images": self.images,
+                "images": self.count,
                 "source": arm_of(job.arm).source,
                 "together": len(jobs),
             }

@@ -16,6 +16,7 @@ from baselines.monte_carlo import aggregate, without_prompt
 from baselines.monte_carlo import build as monte_carlo
 from baselines.terminal import Terminal
 from bench import contract
+from bench.images import WorldImages
 from bench.stats import mean_interval
 from bench.stitching import Job, Workshop
 from bench.worlds.gaussian import GaussianWorld
@@ -578,7 +579,7 @@ def test_gradient_equals_central_differences(name, estimator, settings):
 def untrained(tmp_path_factory):
     """Trained estimators before their training, by reward and name, as folders."""
     root, folders = tmp_path_factory.mktemp("untrained"), {}
-    shop = Workshop(small(), root)
+    shop = Workshop(small(), root, WorldImages(small()))
     for reward in REWARDS:
         with pytest.warns(RuntimeWarning, match="features of block 2 have rank"):
             shop.search(reward)  # responsibilities sum to 1

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from baselines.feature_head import FeatureHead
 from baselines.noisy_student import NoisyStudent
@@ -14,9 +15,11 @@ from baselines.vae_stitch import Latent, VaeStitched
 from bench import stitching
 from bench.arms import ARMS, Given
 from bench.cli import main
+from bench.images import WorldImages
 from bench.stitch_commands import ARM_NAMES
 from bench.stitching import Job, Workshop
 from bench.worlds.shapes import shapes as shapes_world
+from bench.worlds.shapes.scenes import draw, render
 from stitchvm.distill import Recipe, distill
 from stitchvm.memo import Shared
 from stitchvm.search import Settings, load
@@ -33,7 +36,9 @@ def world():
 @pytest.fixture(scope="module")
 def shop(world, tmp_path_factory):
     """Where few images are learned from, with all searches made."""
-    shop = Workshop(world, tmp_path_factory.mktemp("stitch"), images=40, checked=16)
+    shop = Workshop(
+        world, tmp_path_factory.mktemp("stitch"), WorldImages(world), count=40, checked=16
+    )
     for trunk in ("backbone", "latent"):
         shop.search("clip", trunk)
     return shop
@@ -80,7 +85,7 @@ def test_the_commands_know_every_arm():
 @pytest.mark.parametrize("arm", ["stitched_free", "noisy_student"])
 def test_a_free_gain_makes_clean_embeddings_of_unit_length(arm, shop):
     reward = shop.world.reward("clip")
-    x_0 = next(stitching.pictures(shop.world, "train", 200))
+    x_0 = next(shop.images.shown("train", 200)).x_0
     with torch.no_grad():
         raw = reward.features(x_0).raw
     given = Given(shop.world.backbone, reward, shop.search("clip"), (3, 1), x_0)
@@ -105,7 +110,7 @@ def test_images_are_prepared_once(copied, monkeypatch):
     assert len(first[0].c) == len(first[0].z_0) == 40
     reward = copied.world.reward("clip")
     with torch.no_grad():
-        x_0 = torch.cat(list(stitching.pictures(copied.world, "train", 40)))
+        x_0 = torch.cat([shown.x_0 for shown in copied.images.shown("train", 40)])
         assert torch.equal(first[0].z_0, copied.world.backbone.encode(x_0))
         assert torch.equal(first[0].embedding, reward.features(x_0).embedding)
         (of_latents,) = copied.data([Job("clip", "stitched_latents")], "train", 40)
@@ -123,7 +128,7 @@ def test_all_arms_train_together_as_each_does_alone(copied):
     list(copied.train(jobs, RECIPE, keep=(3,), rate=1e-3))
     for job in jobs:
         alone = copied.begin(job)
-        (data,) = copied.data([job], "train", copied.images)
+        (data,) = copied.data([job], "train", copied.count)
         recipe = replace(copied.recipe(job, RECIPE), rate=1e-3)
         records = list(distill(alone, data, recipe))
         logged = (copied.folder(job) / "log.jsonl").read_text().splitlines()
@@ -265,6 +270,18 @@ def test_the_commands_search_tune_and_train(tmp_path, capsys):
         "stitched_prompt",
         "paper",
     )
+
+
+def test_a_folder_of_images_can_be_searched(tmp_path, capsys):
+    for k, x in enumerate(render(draw("train", 60))):
+        numbers = ((x.movedim(0, -1) + 1) * 127.5).round().byte().numpy()
+        Image.fromarray(numbers).save(tmp_path / f"{k}.png")
+    given = ("--reward", "clip", "--out", tmp_path / "out", "--pictures", tmp_path)
+    assert run("search", "shapes", *given, "--probes", 40) == 2
+    assert "expected 200 images for 'held' in" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    assert run("search", "shapes", *given[:-1], tmp_path / "none") == 2
+    assert "expected at least one image (.png, .jpg" in capsys.readouterr().err
 
 
 def test_commands_say_what_is_missing(tmp_path, capsys):
