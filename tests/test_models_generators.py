@@ -542,7 +542,9 @@ def test_a_saved_pipeline_loads_back(name, tmp_path):
     )
     half.save_pretrained(tmp_path / "half")
     single = load(tmp_path, transformer="half")
-    assert {p.dtype for p in single.parameters()} == {torch.float32}
+    assert {w.dtype for w in single.transformer.state_dict().values()} == {torch.float32}
+    low = load(tmp_path, dtype=torch.bfloat16)
+    assert {w.dtype for w in low.transformer.state_dict().values()} == {torch.bfloat16}
     u_half = single.velocity(z_t.float(), TIMES, PROMPTS)
     torch.testing.assert_close(u_half.double(), u, rtol=0, atol=0.05)
 
