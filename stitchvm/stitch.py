@@ -227,7 +227,8 @@ class Stitched(EmbeddingEstimator):
 
         Args:
             folder: As `save_pretrained` left it.
-            backbone: The one that it was made on; its first i blocks are enough.
+            backbone: The one that it was made on; its first i blocks and, of text, the null prompt
+                saved here are enough.
             reward: The one that it was made of, as it was pretrained.
 
         Raises:

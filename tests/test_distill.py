@@ -14,6 +14,7 @@ from bench.worlds.shapes import shapes as shapes_world
 from bench.worlds.shapes.scenes import draw, render
 from stitchvm.backbone import NULL
 from stitchvm.distill import CHECKPOINT, Recipe, distill, losses, prepare
+from stitchvm.models import sd3
 from stitchvm.path import match_snr
 from stitchvm.reward import Features
 from stitchvm.search import Settings, search
@@ -343,6 +344,19 @@ def test_loaded_equals_kept_bit_for_bit(kept, world, tmp_path):
     assert json.loads((tmp_path / "saved" / "stitch.json").read_text())["about"] == {"steps": 6}
     with refused(f"expected a new folder, got {tmp_path / 'saved'}, which exists"):
         kept.save_pretrained(tmp_path / "saved")
+
+
+def test_first_blocks_and_the_saved_null_prompt_are_enough(kept, world, tmp_path):
+    kept.save_pretrained(tmp_path / "saved")
+    null = tmp_path / "saved" / "null.safetensors"
+    first = sd3.load(world.folder / "large", blocks=kept.i, null=null)
+    assert not list(first.texts.parameters())
+    again = Stitched.from_pretrained(tmp_path / "saved", first, world.reward("clip"))
+    z_t, t, c = noisy(world)
+    for found, expected in zip(
+        value_and_gradient(again, z_t, t, c), value_and_gradient(kept, z_t, t, c), strict=True
+    ):
+        assert torch.equal(found, expected)
 
 
 def test_what_it_was_not_made_of_is_refused(kept, world, tmp_path):
