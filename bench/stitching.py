@@ -25,7 +25,6 @@ from bench.prepared import Shelf
 from bench.resolve import UnknownName
 from stitchvm.backbone import Backbone
 from stitchvm.distill import (
-    CHECKPOINT,
     Prepared,
     Recipe,
     Record,
@@ -221,6 +220,14 @@ class Workshop:
             self.folder(job).mkdir(parents=True, exist_ok=True)
             (self.folder(job) / TRIALS).write_text(json.dumps(of, indent=1) + "\n")
 
+    def _finished(self, job: Job, recipe: Recipe) -> bool:
+        """Whether an estimator has all the steps of a recipe."""
+        folder = self.folder(job)
+        if not (folder / MODEL).is_dir():
+            return False
+        made = json.loads((folder / BEGUN).read_text())["recipe"]["steps"]
+        return bool(made >= self.recipe(job, recipe).steps)
+
     def rate(self, job: Job) -> float:
         """The best learning rate that was tried for an estimator, or the one it borrows from.
 
@@ -254,7 +261,7 @@ class Workshop:
         Raises:
             ValueError: if a folder is of another recipe.
         """
-        jobs = [job for job in jobs if not (self.folder(job) / MODEL).is_dir()]
+        jobs = [job for job in jobs if not self._finished(job, recipe)]
         backbone, data = Shared(self.world.backbone), self.data(jobs, "train", self.count)
         runs = []
         for job, prepared in zip(jobs, data, strict=True):
@@ -300,6 +307,8 @@ def finetune(
 ) -> Iterator[Record]:
     """Stage 2 in a folder; killed at any moment, the same call goes on.
 
+    A finished model is trained further by a recipe of more steps; what it was is kept as `step-N`.
+
     Args:
         model: After stage 1.
         data: What to learn from.
@@ -317,10 +326,13 @@ def finetune(
     begun = json.loads(json.dumps({**about, "recipe": asdict(recipe)}))
     if (folder / BEGUN).is_file():
         known = json.loads((folder / BEGUN).read_text())
-        if known != begun:
+        earlier = Recipe(**known["recipe"])
+        if {**known, "recipe": None} != {**begun, "recipe": None} or not recipe.continues(earlier):
             raise ValueError(f"expected a run of {begun} in {folder}, got {known}")
-    if (folder / MODEL).is_dir():
-        return
+        if (folder / MODEL).is_dir():
+            if earlier == recipe:
+                return
+            (folder / MODEL).rename(folder / f"step-{earlier.steps}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / BEGUN).write_text(json.dumps(begun, indent=1) + "\n")
     log = folder / LOG
@@ -334,7 +346,6 @@ def finetune(
                 model.save_pretrained(folder / f"step-{record.step}", begun)
         yield record
     model.save_pretrained(folder / MODEL, begun)
-    (folder / CHECKPOINT).unlink()
 
 
 def _shorten(log: Path, step: int) -> None:

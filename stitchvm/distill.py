@@ -22,7 +22,7 @@ import os
 import pickle
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -99,6 +99,13 @@ class Recipe:
     average: float | None = None
     bf16: bool = False
     seed: int = 0
+
+    def continues(self, earlier: "Recipe") -> bool:
+        """Whether the steps of an earlier recipe are the first ones of this."""
+        longer = self.steps == earlier.steps or (
+            self.steps > earlier.steps and self.schedule == "constant"
+        )
+        return longer and replace(self, steps=earlier.steps) == earlier
 
     def rate_at(self, step: int) -> float:
         """Learning rate of the tail at a step."""
@@ -262,7 +269,8 @@ def distill(
         student: Its trained weights get gradients while it runs; it must own them.
         data: Clean images.
         recipe: How.
-        folder: Of the checkpoint; a run that was stopped goes on from it, bit for bit on a CPU.
+        folder: Of the checkpoint; a run that was stopped goes on from it, bit for bit on a CPU,
+            and so does one that has ended and is to have more steps at a constant rate.
         every: Steps between checkpoints.
         keep: Steps with a checkpoint besides.
 
@@ -409,7 +417,7 @@ class _Run:
         if not path.exists():
             return
         state = _read(path)
-        if state["recipe"] != asdict(self.recipe):
+        if not self.recipe.continues(Recipe(**state["recipe"])):
             raise ValueError(
                 f"expected a checkpoint of {asdict(self.recipe)} at {path}, got {state['recipe']}"
             )

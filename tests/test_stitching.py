@@ -198,6 +198,28 @@ def test_a_killed_finetuning_goes_on_and_logs_each_step_once(copied, monkeypatch
         list(stitching.finetune(None, None, replace(RECIPE, rate=0.01), folders[1], {}))
 
 
+def test_training_further_is_training_longer(copied):
+    job = Job("clip", "feature_head")
+    list(copied.train([job], replace(RECIPE, average=3.0), rate=1e-3))
+    longer = replace(RECIPE, steps=9, average=3.0)
+    rest = list(copied.train([job], longer, rate=1e-3))
+    assert [told.record.step for told in rest] == [6, 7, 8, 9]
+    assert list(copied.train([job], longer, rate=1e-3)) == []
+    assert list(copied.train([job], RECIPE, rate=1e-3)) == []
+    alone = replace(copied, root=copied.root.parent / "alone")
+    shutil.copytree(copied.root / "prepared", alone.root / "prepared")
+    shutil.copytree(copied.root / "clip/search-backbone", alone.root / "clip/search-backbone")
+    list(alone.train([job], longer, rate=1e-3, keep=(5,)))
+    for part in ("step-5", "model"):
+        a, b = (shop.folder(job) / part / "head.safetensors" for shop in (copied, alone))
+        assert a.read_bytes() == b.read_bytes(), part
+    a, b = ((shop.folder(job) / "log.jsonl").read_text() for shop in (copied, alone))
+    assert a == b
+    falling = replace(longer, steps=12, schedule="cosine")
+    with pytest.raises(ValueError, match="expected a run of"):
+        list(copied.train([job], falling, rate=1e-3))
+
+
 def test_a_latent_stitch_is_blind_to_the_noise_level(copied):
     found = copied.search("clip", "latent")
     assert {(p.i, p.j) for p in found.pairs} == {(1, j) for j in range(1, 5)}
