@@ -273,7 +273,6 @@ class Workshop:
                 "pick": job.chosen,
                 "images": self.count,
                 "source": arm_of(job.arm).source,
-                "together": len(jobs),
             }
             student = self.begin(job, backbone)
             runs.append(finetune(student, prepared, own, self.folder(job), about, keep))
