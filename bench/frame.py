@@ -32,13 +32,22 @@ def load(store: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: if there is no store.
     """
+    return tidy(latest(store))
+
+
+def latest(store: str | Path) -> list[dict[str, Any]]:
+    """The records of a store; unreadable ones are warned of.
+
+    Raises:
+        ValueError: if there is no store.
+    """
     found = Store(store)
     if not (found.path / "cells").is_dir():
         raise ValueError(f"expected a store with records at {store}, found none")
-    frame = tidy(found.latest().values())
+    records = list(found.latest().values())
     for problem in found.problems:
-        warnings.warn(problem, stacklevel=3)
-    return frame
+        warnings.warn(problem, stacklevel=4)
+    return records
 
 
 def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

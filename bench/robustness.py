@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.frame import of_task, spread
+from bench.frame import latest, of_task, spread
 from bench.metrics.robustness import FIGURES
 from bench.stats import Interval, median_interval
-from bench.store import Store
 
 TABLE = ("suite", "world", "reward", "grid", "variant", "figure")  # what may stand in one table
 RUN = ("quick", "seed", "device", "threads")  # one store may hold several; they don't mix
@@ -26,8 +25,12 @@ SETTINGS = "estimator."
 
 
 def load(store: str | Path) -> pd.DataFrame:
-    """The frame of a store's latest ok attempts."""
-    return tidy(Store(store).latest().values())
+    """The frame of a store's latest ok attempts; unreadable records are warned of.
+
+    Raises:
+        ValueError: if there is no store.
+    """
+    return tidy(latest(store))
 
 
 def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

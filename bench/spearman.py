@@ -25,7 +25,7 @@ CONFIDENCE = 0.95
 
 
 def srcc(items: Array) -> Interval:
-    """Spearman's rank correlation of scores and ratings, (n, 2)."""
+    """Spearman's rank correlation of scores and ratings, (n, 2); NaN where either is constant."""
     found, drawn = _correlations(items)
     return Interval(found, *_ends(drawn), len(items))
 
@@ -84,5 +84,7 @@ def _centred_ranks(numbers: bytes) -> Array:
 
 
 def _ends(drawn: Array) -> tuple[float, float]:
+    if np.isnan(drawn).all():
+        return float("nan"), float("nan")
     lo, hi = np.nanquantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(lo), float(hi)

@@ -381,5 +381,6 @@ def test_srcc_pairs_and_edges():
     one, other = spearman.srcc_paired(a, b), spearman.srcc_paired(b, a)
     assert one.difference.mean == -other.difference.mean > 0
     assert one.p == pytest.approx(other.p)
+    assert np.isnan(spearman.srcc(np.c_[np.ones(9), np.arange(9)])[:3]).all()
     with pytest.raises(ValueError, match=r"scores and ratings of shape \(n, 2\), got \(3,\)"):
         spearman.srcc(np.zeros(3))

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.metrics.robustness import FIGURES, Figure
 from bench.report.estimators import order
-from bench.report.facets import REWARDS, WORDS, comparable
+from bench.report.facets import REWARDS, WORDS, capital, comparable
 from bench.report.trust import ALPHA
 from bench.robustness import RUN, TABLE
 from bench.stats import Interval, holm
@@ -32,6 +32,7 @@ class Comparison(NamedTuple):
         name: Of the figure.
         title: For a heading.
         slug: For file names; unique within a frame.
+        group: Title of what it shares a plot with: the other figures of its reward and grid.
         frame: Its rows, all measured on the same latents.
         failures: Cells of its estimators that have no rows.
     """
@@ -43,6 +44,7 @@ class Comparison(NamedTuple):
     name: str
     title: str
     slug: str
+    group: str
     frame: pd.DataFrame
     failures: list[Mapping[str, Any]]
 
@@ -72,14 +74,20 @@ def split(frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]] = ()) -> li
         cells = [name for name in TABLE if name != "figure"]
         figure = FIGURES[at["figure"]]
         marks = "".join(f", {k} {at[k]}" for k in several if at[k] != "")
-        title = f"{REWARDS.get(at['reward'], at['reward'])}: {figure.about}, {GRIDS[at['grid']]}"
+        reward, grid = REWARDS.get(at["reward"], at["reward"]), GRIDS[at["grid"]]
         parts = [at[k] for k in ("reward", "figure", "grid", *several)]
-        slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(map(str, parts)).lower()).strip("-")
-        mine = [f for f in failures if all(f[name] == at[name] for name in cells)]
-        out.append(
-            Comparison(at["world"], at["reward"], at["grid"], figure, at["figure"],
-                       title[0].upper() + title[1:] + marks, slug, comparable(rows), mine)
-        )  # fmt: skip
+        out.append(Comparison(
+            world=at["world"],
+            reward=at["reward"],
+            grid=at["grid"],
+            figure=figure,
+            name=at["figure"],
+            title=capital(f"{reward}: {figure.about}, {grid}{marks}"),
+            slug=re.sub(r"[^a-z0-9.]+", "-", "-".join(map(str, parts)).lower()).strip("-"),
+            group=capital(f"{reward} reward, {grid}{marks}"),
+            frame=comparable(rows),
+            failures=[f for f in failures if all(f[name] == at[name] for name in cells)],
+        ))  # fmt: skip
     return out
 
 
@@ -122,8 +130,8 @@ def against_best(found: Comparison) -> dict[tuple[float, str], str]:
 
     The best is selected on the data it is then compared on, which favours it a little.
     """
-    rows = rivals(found)
-    best = rows.loc[rows.groupby("sigma_reference")["value"].idxmax().dropna()]
+    rows = rivals(found).dropna(subset="value")
+    best = rows.loc[rows.groupby("sigma_reference")["value"].idxmax()]
     top = {row["sigma_reference"]: row for _, row in best.iterrows()}
     others = [row for _, row in rows.iterrows()
               if row["estimator"] != top[row["sigma_reference"]]["estimator"]]  # fmt: skip

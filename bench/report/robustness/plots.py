@@ -1,7 +1,5 @@
 """Plots of `robustness`: a figure against the noise level, the references drawn as lines."""
 
-from itertools import groupby
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,30 +7,26 @@ from matplotlib.figure import Figure
 from bench.report import drawing, scales
 from bench.report.drawing import Series
 from bench.report.estimators import Palette, Style, palette
-from bench.report.robustness.comparisons import GRIDS, Comparison, rivals, split
+from bench.report.robustness.comparisons import Comparison, rivals, split
 
 REFERENCES = {"ceiling": Style("#000000", "", "-"), "clean": Style("#7f7f7f", "", "--")}
 
 
 def figures(frame: pd.DataFrame) -> dict[str, Figure]:
-    """A plot for every reward and grid by a name for its file, a panel for each figure."""
+    """A plot for every reward and grid by the slug of its first figure, a panel for each."""
     if frame.empty:
         return {}
-    look, out = palette(frame), {}
+    look = palette(frame)
+    groups: dict[str, list[Comparison]] = {}
+    for found in split(frame):
+        groups.setdefault(found.group, []).append(found)
     with drawing.styled():
-        for (reward, grid), group in groupby(split(frame), lambda c: (c.reward, c.grid)):
-            found = list(group)
-            name = found[0].slug if len(found) == 1 else f"{reward}-{grid}"
-            out[name] = drawing.settled(draw(found, look))
-    return out
+        return {found[0].slug: drawing.settled(draw(found, look)) for found in groups.values()}
 
 
 def draw(found: list[Comparison], look: Palette) -> Figure:
     """Comparisons of one reward and grid side by side."""
-    first = found[0]
-    out, axes = drawing.figure(
-        f"{first.reward} reward, {GRIDS[first.grid]}", len(found), share_y="none"
-    )
+    out, axes = drawing.figure(found[0].group, len(found), share_y="none")
     for one, axis in zip(found, axes, strict=True):
         _references(axis, one)
         drawing.points(axis, _lines(one, look))
