@@ -22,6 +22,9 @@ TABLE = ("suite", "world", "reward", "grid", "variant", "figure")  # what may st
 RUN = ("quick", "seed", "device", "threads")  # one store may hold several; they don't mix
 REFERENCES = {"of_ceiling": ("ceiling", None), "of_clean": ("clean", "pixels")}
 SETTINGS = "estimator."
+KNOWN = (
+    0.5  # of a reference its interval must exceed: a ratio to what is hardly known says nothing
+)
 
 
 def load(store: str | Path) -> pd.DataFrame:
@@ -69,19 +72,21 @@ def _cost(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """Ratios to both references on the same items; NaN where there is none."""
+    """Ratios to both references on the same items; NaN where there is none, or hardly known."""
     keys = [*TABLE, *RUN, "sigma_reference", "z_digest"]
     out = frame.copy()
     for name, (build, source) in REFERENCES.items():
         rows = frame[frame["estimator_build"] == build]
         if source is not None:
             rows = rows[rows[f"{SETTINGS}source"] == source] if len(rows) else rows
-        of = {tuple(row[keys]): row["items"] for _, row in rows.iterrows()}
+        of = {tuple(row[keys]): row for _, row in rows.iterrows()}
         found = [_ratio(row, of.get(tuple(row[keys]))) for _, row in frame.iterrows()]
         out = pd.concat([out, pd.DataFrame(
             [spread(name, ratio) for ratio in found], index=frame.index)], axis=1)  # fmt: skip
     return out
 
 
-def _ratio(row: pd.Series, of: np.ndarray | None) -> Interval | None:
-    return None if of is None else FIGURES[row["figure"]].ratio(row["items"], of)
+def _ratio(row: pd.Series, of: pd.Series | None) -> Interval | None:
+    if of is None or not of["value_lo"] > KNOWN * of["value"]:
+        return None
+    return FIGURES[row["figure"]].ratio(row["items"], of["items"])

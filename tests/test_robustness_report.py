@@ -125,6 +125,16 @@ def test_without_references_ratios_are_missing():
     assert "\u2013" in tables.ratio_table(compared(found), "of_clean").iloc[0].tolist()
 
 
+def test_ratios_to_what_is_hardly_known_are_missing():
+    low = record("Bayes ceiling", shares=(0.9, 0.01, 0.9))
+    found = robustness.tidy([low, record("StitchVM")])
+    mine = found[found["estimator"] == "StitchVM"]
+    assert mine["of_ceiling"].isna().tolist() == [False, True, False]
+    made = [record("Bayes ceiling", grid="snr", shares=(0.9, 0.01, 0.9)),
+            record("StitchVM", grid="snr", shares=(0.9, 0.9, 0.9))]  # fmt: skip
+    assert verdicts(made, 0) == {ON_SNR: "undecided"}
+
+
 def test_clean_latents_are_not_the_clean_images(known):
     latents = record("clean", shares=(0.5, 0.5, 0.5))
     latents["spec"]["estimator"]["settings"]["source"] = "latents"
@@ -189,7 +199,7 @@ def test_files_are_written_in_every_format(frame, known, tmp_path):
     back = pd.read_csv(csv)
     assert len(back) == len(frame)
     assert back["value"].tolist() == frame["value"].tolist()
-    assert "## HPS: pairs whose preferred image scores higher" in md.read_text()
+    assert "## HPS: pairwise preference accuracy, plain noise levels" in md.read_text()
     assert md.read_text().count("share of the Bayes ceiling kept") == 4
     assert r"\toprule" in tex.read_text()
     assert "88.0 [84.4, 90.8] *" in tables.text(frame)

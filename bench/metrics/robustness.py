@@ -37,8 +37,8 @@ def _share(about: str) -> Figure:
 
 
 FIGURES: dict[str, Figure] = {
-    "image_to_text": _share("Recall@1 of the text of a noisy image"),
-    "text_to_image": _share("Recall@1 of the noisy image of a text"),
-    "preference": _share("pairs whose preferred image scores higher, both noisy"),
-    "srcc": Figure("rank correlation of scores and ratings", False, srcc, srcc_ratio, srcc_paired),  # noqa: FBT003
+    "image_to_text": _share("Recall@1, image to text"),
+    "text_to_image": _share("Recall@1, text to image"),
+    "preference": _share("pairwise preference accuracy"),
+    "srcc": Figure("SRCC with ratings", False, srcc, srcc_ratio, srcc_paired),  # noqa: FBT003
 }

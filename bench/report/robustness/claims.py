@@ -7,6 +7,7 @@ held if it held in every figure there, and did not if it failed in one.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from bench.report import numbers
@@ -82,12 +83,14 @@ def _kept(
     found: Comparison, rows: pd.DataFrame, column: str, of: str
 ) -> Iterator[tuple[str, Evidence]]:
     """Whether each StitchVM's ratio stays at or above what its noise level needs."""
-    known = rows[(rows["estimator_build"] == "stitched") & rows[column].notna()]
-    for name, mine in known.groupby("estimator", sort=False):
+    stitched = rows[rows["estimator_build"] == "stitched"]
+    for name, mine in stitched.groupby("estimator", sort=False):
+        if mine[column].isna().all():
+            continue
         held: bool | None = True if (mine[f"{column}_lo"] >= mine["least"]).all() else None
         if (mine[f"{column}_hi"] < mine["least"]).any():
             held = False
-        worst = mine.iloc[int((mine[column] - mine["least"]).to_numpy().argmin())]
+        worst = mine.iloc[int(np.nanargmin(mine[column] - mine["least"]))]
         ratio = numbers.scaled(worst, column, 100)
         needs = f"needs {100 * worst['least']:g}"
         figures = f"{name}: {ratio} % {of} at sigma {worst['sigma_reference']:g} ({needs})"

@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 
 from bench.report import drawing, scales
 from bench.report.drawing import Series
-from bench.report.estimators import Palette, Style, palette
-from bench.report.robustness.comparisons import Comparison, rivals, split
+from bench.report.estimators import Palette, palette
+from bench.report.robustness.comparisons import TOLD, Comparison, rivals, split
 
-REFERENCES = {"ceiling": Style("#000000", "", "-"), "clean": Style("#7f7f7f", "", "--")}
+CEILING, CLEAN, DECODED = ("#000000", "-"), ("#7f7f7f", "--"), ("#7f7f7f", ":")
 
 
 def figures(frame: pd.DataFrame) -> dict[str, Figure]:
@@ -48,9 +48,14 @@ def _lines(found: Comparison, look: Palette) -> list[Series]:
 
 
 def _references(axis: Axes, found: Comparison) -> None:
-    for build, style in REFERENCES.items():
-        rows = found.frame[found.frame["estimator_build"] == build]
-        for name in rows["estimator"].drop_duplicates().iloc[:1]:
-            one = rows[rows["estimator"] == name].sort_values("sigma_reference")
-            axis.plot(one["sigma_reference"], one["value"], color=style.colour, label=name,
-                      linestyle=style.line, linewidth=1, zorder=1)  # fmt: skip
+    """A line for each, without points or intervals."""
+    rows = found.frame[found.frame["estimator_build"].isin(TOLD)].sort_values("sigma_reference")
+    for name in found.names:
+        one = rows[rows["estimator"] == name]
+        if one.empty:
+            continue
+        colour, line = CEILING
+        if one["estimator_build"].iloc[0] == "clean":
+            colour, line = CLEAN if one["estimator.source"].iloc[0] == "pixels" else DECODED
+        axis.plot(one["sigma_reference"], one["value"], color=colour, label=name,
+                  linestyle=line, linewidth=1, zorder=1)  # fmt: skip
