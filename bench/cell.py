@@ -11,9 +11,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Task = Literal["value", "robustness"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
 
@@ -40,12 +42,35 @@ class Part(Model):
     digest: str | None = None
 
 
-class Protocol(Model):
-    """How values are measured: the `value` task.
+class Levels(Model):
+    """Noise levels, and how an estimator is called at each.
 
     Attributes:
         sigmas: Noise levels, each strictly between 0 and 1.
         grid: `plain`, or `snr`: sigmas are meant on a 128 x 128 latent and matched by SNR.
+        batch: Latents per call.
+        calls: Timed calls at least.
+    """
+
+    telling: ClassVar[tuple[str, ...]] = ("grid",)  # fields that tell tables apart
+
+    sigmas: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
+    grid: Literal["plain", "snr"] = "plain"
+    batch: int = Field(64, ge=1)
+    calls: int = Field(5, ge=1)
+
+    @field_validator("sigmas")
+    @classmethod
+    def _inside(cls, sigmas: tuple[float, ...]) -> tuple[float, ...]:
+        if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
+            raise ValueError("expected distinct noise levels strictly between 0 and 1")
+        return sigmas
+
+
+class Protocol(Levels):
+    """How values are measured: the `value` task.
+
+    Attributes:
         latents: `data` noised, or from the `sampler` on its way.
         pairing: `own` prompts, or `mismatched`: latents made without regard to the prompt.
         group: `independent` latents of one prompt, or `siblings` of one transition.
@@ -53,15 +78,13 @@ class Protocol(Model):
         groups: G per prompt.
         members: M per group.
         replicates: R, of a stochastic estimator's own randomness at the same latents.
-        batch: Latents per call.
-        calls: Timed calls at least.
         gradient: Whether gradients are measured as well.
         kernel: The sampler that makes and finishes latents where the data do not.
         steps: Its steps from 1 to 0; siblings are one of them apart.
     """
 
-    sigmas: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
-    grid: Literal["plain", "snr"] = "plain"
+    telling: ClassVar[tuple[str, ...]] = ("latents", "pairing", "group", "grid")
+
     latents: Literal["data", "sampler"] = "data"
     pairing: Literal["own", "mismatched"] = "own"
     group: Literal["independent", "siblings"] = "independent"
@@ -69,8 +92,6 @@ class Protocol(Model):
     groups: int = Field(1, ge=1)
     members: int = Field(4, ge=1)
     replicates: int = Field(8, ge=2)
-    batch: int = Field(64, ge=1)
-    calls: int = Field(5, ge=1)
     gradient: bool = True
     kernel: Literal["reversal", "flow_grpo", "sigma", "square"] = "reversal"
     steps: int = Field(40, ge=1)
@@ -84,12 +105,26 @@ class Protocol(Model):
             f"latents at each of {len(self.sigmas)} noise levels, {self.replicates} replicates"
         )
 
-    @field_validator("sigmas")
-    @classmethod
-    def _inside(cls, sigmas: tuple[float, ...]) -> tuple[float, ...]:
-        if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
-            raise ValueError("expected distinct noise levels strictly between 0 and 1")
-        return sigmas
+
+class Robustness(Levels):
+    """How embeddings of noisy latents are tested: the `robustness` task.
+
+    Attributes:
+        items: Images of a retrieval, pairs of preferences, or rated images.
+    """
+
+    items: int = Field(1000, ge=2)
+
+    @property
+    def size(self) -> str:
+        """How much is measured, in words."""
+        return f"{self.items} items at each of {len(self.sigmas)} noise levels"
+
+
+PROTOCOLS: dict[str, type[Protocol] | type[Robustness]] = {
+    "value": Protocol,
+    "robustness": Robustness,
+}
 
 
 class Spec(Model):
@@ -106,11 +141,11 @@ class Spec(Model):
         schema_version: Of this specification.
     """
 
-    task: Literal["value"] = "value"
+    task: Task = "value"
     world: Part
     reward: Part
     estimator: Part
-    protocol: Protocol
+    protocol: Protocol | Robustness
     prompts: str
     seed: int = 0
     device: str = "cpu"

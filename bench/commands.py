@@ -111,9 +111,12 @@ def _listed(kind: str) -> Iterator[tuple[str, str]]:
             yield name, f"{suite.about} (about {suite.minutes:g} min on two cores)"
     elif kind == "metrics":
         from bench.metrics import METRICS  # noqa: PLC0415
+        from bench.metrics.robustness import FIGURES  # noqa: PLC0415
 
         for name, metric in METRICS.items():
             yield name, f"{metric.about} [{metric.unit}]"
+        for name, figure in FIGURES.items():
+            yield name, f"{figure.about} [{'%' if figure.percent else '1'}]"
     else:
         from baselines import ESTIMATORS  # noqa: PLC0415 - imports torch
         from bench.worlds import WORLDS  # noqa: PLC0415
@@ -208,16 +211,20 @@ def _warn_of_other_code(store: Store, cells: set[str]) -> None:
 
 def _print_table(store: Store, cells: set[str] | None = None) -> None:
     """The text table of a store's ok cells, and what could not be shown."""
-    from bench.frame import failures, tidy  # noqa: PLC0415 - imports pandas
+    from bench import robustness  # noqa: PLC0415 - imports pandas
+    from bench.frame import failures, tidy  # noqa: PLC0415
     from bench.report import tables  # noqa: PLC0415
+    from bench.report.robustness import tables as robust  # noqa: PLC0415
 
     records = [r for r in store.latest().values() if cells is None or r["id"] in cells]
-    frame = tidy(records)
-    failed = failures(records)
+    frame, tested = tidy(records), robustness.tidy(records)
+    failed, declined = failures(records), failures(records, "robustness")
     if not frame.empty:
         columns = shutil.get_terminal_size().columns
         click.echo(tables.text(frame, failed, max(NARROW, min(columns, WIDE))))
-    for failure in failed:
+    if not tested.empty:
+        click.echo(robust.text(tested, declined))
+    for failure in [*failed, *declined]:
         click.echo(f"failed: {failure['estimator']} ({failure['reward']}): {failure['reason']}")
     for problem in store.problems:
         click.echo(f"warning: {problem}", err=True)
@@ -232,11 +239,18 @@ def table(store: str, out: Path | None) -> None:
     found = _store_of(store)
     _print_table(found)
     if out is not None:
+        from bench import robustness  # noqa: PLC0415
         from bench.frame import failures, tidy  # noqa: PLC0415
         from bench.report import tables  # noqa: PLC0415
+        from bench.report.robustness import tables as robust  # noqa: PLC0415
 
         records = list(found.latest().values())
-        for path in tables.write(tidy(records), out, failures(records)):
+        tested, written = robustness.tidy(records), []
+        if tested.empty or not tidy(records).empty:
+            written += tables.write(tidy(records), out, failures(records))
+        if not tested.empty:
+            written += robust.write(tested, out, failures(records, "robustness"))
+        for path in written:
             click.echo(path)
 
 
@@ -251,12 +265,23 @@ def table(store: str, out: Path | None) -> None:
 @careful
 def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
     """Draw two columns of STORE against each other, as png and pdf."""
+    from bench import robustness  # noqa: PLC0415
     from bench.frame import tidy  # noqa: PLC0415
+    from bench.metrics.robustness import FIGURES  # noqa: PLC0415
     from bench.report import plots  # noqa: PLC0415
+    from bench.report.robustness import plots as robust  # noqa: PLC0415
 
-    frame = tidy(_store_of(store).latest().values())
-    for path in plots.save(plots.draw(frame, x, y, by), out, f"{y}-by-{x}"):
-        click.echo(path)
+    records = list(_store_of(store).latest().values())
+    frame, tested = tidy(records), robustness.tidy(records)
+    if y in FIGURES and not tested.empty:
+        drawn = robust.figures(tested[tested["figure"] == y])
+    elif frame.empty and not tested.empty:
+        raise ValueError(f"expected --y one of {', '.join(FIGURES)} of this store, got {y!r}")
+    else:
+        drawn = {f"{y}-by-{x}": plots.draw(frame, x, y, by)}
+    for name, figure in drawn.items():
+        for path in plots.save(figure, out, name):
+            click.echo(path)
 
 
 @click.command(epilog="Example: stitchbench report quickstart")
@@ -264,15 +289,24 @@ def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
 @click.option("--out", type=Path, help="Folder of the report.  [default: STORE/report]")
 @careful
 def report(store: str, out: Path | None) -> None:
-    """Write the page of STORE, which opens from the file, with its tables and plots."""
+    """Write the page of STORE, which opens from the file, with its tables and plots.
+
+    The robustness of embeddings has a page of its own beside it.
+    """
     from bench.frame import failures, tidy  # noqa: PLC0415
     from bench.report import page, pictures, plots, tables  # noqa: PLC0415
+    from bench.report.robustness.write import write as write_robustness  # noqa: PLC0415
 
     found = _store_of(store)
     records = list(found.latest().values())
     frame, out = tidy(records), out or found.path / "report"
-    if frame.empty:
+    tested = write_robustness(records, found.problems, out)
+    if tested:
+        click.echo(f"{len(tested) - 1} tables and plots beside it; open {tested[0].resolve()}")
+    if frame.empty and not tested:
         raise ValueError(f"expected at least one measured cell in {found.path}, got none")
+    if frame.empty:
+        return
     failed, drawn = failures(records), plots.figures(frame)
     seen = pictures.collect(found, frame)
     written = [

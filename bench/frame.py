@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.cell import Task
 from bench.metrics import METRICS
 from bench.metrics.value import rmse, skill
 from bench.stats import Interval, mean_interval, median_interval
@@ -31,27 +32,42 @@ def load(store: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: if there is no store.
     """
+    return tidy(latest(store))
+
+
+def latest(store: str | Path) -> list[dict[str, Any]]:
+    """The records of a store; unreadable ones are warned of.
+
+    Raises:
+        ValueError: if there is no store.
+    """
     found = Store(store)
     if not (found.path / "cells").is_dir():
         raise ValueError(f"expected a store with records at {store}, found none")
-    frame = tidy(found.latest().values())
+    records = list(found.latest().values())
     for problem in found.problems:
-        warnings.warn(problem, stacklevel=3)
-    return frame
+        warnings.warn(problem, stacklevel=4)
+    return records
 
 
 def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """The frame of some records; failed cells have no rows."""
-    rows = [row for record in records if record["status"] == "ok" for row in _rows(record)]
+    """The frame of some records; failed cells and those of other tasks have no rows."""
+    rows = [row for record in of_task(records, "value") if record["status"] == "ok"
+            for row in _rows(record)]  # fmt: skip
     frame = pd.DataFrame(rows)
     return frame if frame.empty else _with_skill(frame)
 
 
-def failures(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Cells without an ok attempt: coordinates, status and reason."""
+def of_task(records: Iterable[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
+    """The records of one task."""
+    return [record for record in records if record["spec"].get("task", "value") == task]
+
+
+def failures(records: Iterable[dict[str, Any]], task: Task = "value") -> list[dict[str, Any]]:
+    """Cells of a task without an ok attempt: coordinates, status and reason."""
     return [
         {"cell": r["id"], "status": r["status"], "reason": r.get("reason"), **_coordinates(r)}
-        for r in records
+        for r in of_task(records, task)
         if r["status"] != "ok"
     ]
 
@@ -103,7 +119,7 @@ def _cost(row: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {f"calls_{kind}": number for kind, number in row["calls"].items()}
     for prefix, kind in (("", "call"), ("gradient_", "gradient")):
         each = np.array(row[f"{kind}_seconds"]) / np.array(row[f"{kind}_rows"])
-        found |= _spread(f"{prefix}seconds", median_interval(each))
+        found |= spread(f"{prefix}seconds", median_interval(each))
     for prefix in ("", "gradient_"):
         peak = row[f"{prefix}peak"] or {}
         for kind in ("live", "process", "allocated", "reserved"):
@@ -118,14 +134,15 @@ def _figures(metrics: dict[str, list[float | None] | None]) -> dict[str, Any]:
         by_prompt = metrics.get(name)
         x = None if by_prompt is None else np.array(by_prompt, dtype=float)
         found[f"{name}_by_prompt"] = x
-        found |= _spread(name, None if x is None else mean_interval(x))
+        found |= spread(name, None if x is None else mean_interval(x))
     for name, of in ROOTS.items():
         x = found[f"{of}_by_prompt"]
-        found |= _spread(name, None if x is None else rmse(x))
+        found |= spread(name, None if x is None else rmse(x))
     return found
 
 
-def _spread(name: str, interval: Interval | None) -> dict[str, float]:
+def spread(name: str, interval: Interval | None) -> dict[str, float]:
+    """An interval as three columns, NaN where there is none."""
     mean, lo, hi = (np.nan,) * 3 if interval is None else interval[:3]
     return {name: mean, f"{name}_lo": lo, f"{name}_hi": hi}
 
@@ -140,5 +157,5 @@ def _with_skill(frame: pd.DataFrame) -> pd.DataFrame:
     for _, row in frame.iterrows():
         of = constants.get((*row[FACET], row["z_digest"]))
         mse = row["mse_by_prompt"]
-        found.append(_spread("skill", None if of is None or mse is None else skill(mse, of)))
+        found.append(spread("skill", None if of is None or mse is None else skill(mse, of)))
     return pd.concat([frame, pd.DataFrame(found, index=frame.index)], axis=1)

@@ -23,7 +23,8 @@ def narrator(suite: Suite) -> Iterator[Tell]:
 
 def _name(progress: Progress) -> str:
     where = progress.cell.coordinates
-    return f"{where['estimator']} · {where['reward']} · {where['latents']}, {where['group']}"
+    latents = [where[name] for name in ("latents", "group") if name in where]
+    return f"{where['estimator']} · {where['reward']} · {', '.join(latents or [where['grid']])}"
 
 
 def _lines() -> Tell:

@@ -73,6 +73,29 @@ def mean_interval(x: Numbers, confidence: float = 0.95, method: str | None = Non
     return _mean(present, confidence, ENDS[method or _suited(present.size)])
 
 
+def share_interval(x: Numbers, confidence: float = 0.95) -> Interval:
+    """A share of right answers, with Wilson's interval (1927, JASA 22:209-212).
+
+    Args:
+        x: 1 where right, 0 where wrong, one per item, (n,); a tie may be 1/2.
+        confidence: Coverage asked for, in (0, 1).
+
+    Raises:
+        ValueError: if some number is outside [0, 1].
+    """
+    _check_share("confidence", confidence)
+    present = _present(_vector("x", x))
+    n = present.size
+    if ((present < 0) | (present > 1)).any():
+        raise ValueError(f"expected numbers in [0, 1], got {present.min()} to {present.max()}")
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan, n)
+    p, z2 = float(present.mean()), float(scipy.special.ndtri((1 + confidence) / 2)) ** 2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = float(np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2)))) / (1 + z2 / n)
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
 def cluster_means(x: Numbers, clusters: Sequence[Hashable] | npt.NDArray[np.generic]) -> Array:
     """The mean of what is present in each cluster, NaN where nothing is.
 
@@ -97,13 +120,14 @@ def cluster_means(x: Numbers, clusters: Sequence[Hashable] | npt.NDArray[np.gene
         return total / np.bincount(cluster[here], minlength=len(position))
 
 
-def paired(a: Numbers, b: Numbers, confidence: float = 0.95) -> Paired:
+def paired(a: Numbers, b: Numbers, confidence: float = 0.95, method: str | None = None) -> Paired:
     """Compare two methods on the same clusters.
 
     Args:
         a: One number per cluster, (n,).
         b: The other method's numbers on the same clusters, (n,).
         confidence: Coverage asked for, in (0, 1).
+        method: As in `mean_interval`.
 
     Returns:
         The comparison.  Differences that are all equal, up to rounding, have p = 1 if they are
@@ -114,7 +138,7 @@ def paired(a: Numbers, b: Numbers, confidence: float = 0.95) -> Paired:
     """
     _check_share("confidence", confidence)
     x = _differences(*_pairs(a, b))
-    difference = _mean(x, confidence, ENDS[_suited(x.size)])
+    difference = _mean(x, confidence, ENDS[method or _suited(x.size)])
     if not np.isfinite(x).all():
         return Paired(difference, np.nan, np.nan)
     return Paired(difference, _t_test(x), minimum_detectable_difference(x))

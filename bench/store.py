@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -20,8 +20,21 @@ from bench.cell import SCHEMA, Spec, identity
 RECORD, SAMPLES = "result.json", "samples.npz"
 
 
+class Tested(BaseModel):
+    """What a reader relies on in a row of `robustness`; whatever else is there stays."""
+
+    sigma: float
+    sigma_reference: float
+    z_digest: str
+    length: float
+    marks: dict[str, list[Any]]
+    call_seconds: list[float]
+    call_rows: list[int]
+    calls: dict[str, float]
+
+
 class Row(BaseModel):
-    """What a reader relies on in a row; whatever else is there stays."""
+    """The same in a row of `value`."""
 
     sigma: float
     sigma_reference: float
@@ -53,7 +66,16 @@ class Environment(BaseModel):
     threads: int
 
 
-class Record(BaseModel):
+class Head(BaseModel):
+    """What says how to read the rest of a record."""
+
+    spec: Spec
+
+
+R = TypeVar("R", Row, Tested)
+
+
+class Record(BaseModel, Generic[R]):
     """What a reader relies on in a record."""
 
     id: str
@@ -61,8 +83,11 @@ class Record(BaseModel):
     suite: str
     coordinates: dict[str, str]
     status: str
-    rows: list[Row]
+    rows: list[R]
     environment: Environment
+
+
+RECORDS: dict[str, type[BaseModel]] = {"value": Record[Row], "robustness": Record[Tested]}
 
 
 class Store:
@@ -165,7 +190,7 @@ class Store:
         if record["schema"] != SCHEMA:
             return f"expected schema {SCHEMA}, got {record['schema']}"
         try:
-            Record.model_validate(record)
+            RECORDS[Head.model_validate(record).spec.task].model_validate(record)
         except ValidationError as error:
             first = error.errors()[0]
             return f"no record of ours: {'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -18,11 +18,12 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from bench.cell import Model, Protocol, label
+from bench.cell import PROTOCOLS, Model, Task, label
 from bench.resolve import UnknownName
 
 M = TypeVar("M", bound=Model)
-FIELDS = ("world", "reward", "estimator", *Protocol.model_fields)
+PARTS = ("world", "reward", "estimator")
+FIELDS = (*PARTS, *dict.fromkeys(name for p in PROTOCOLS.values() for name in p.model_fields))
 
 
 class Suite(Model):
@@ -46,7 +47,7 @@ class Suite(Model):
     name: str
     about: str
     minutes: float
-    task: Literal["value"] = "value"
+    task: Task = "value"
     isolation: Literal["inline", "process"] = "process"
     seed: int = 0
     defaults: dict[str, Any] = Field(default_factory=dict)

@@ -9,6 +9,7 @@
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from stitchvm.backbone import Prompts
@@ -68,6 +69,10 @@ class Reward(nn.Module, ABC):
     @abstractmethod
     def score(self, e: Tensor, c: Prompts) -> Tensor:
         """The reward (B,) of embeddings (B, D') under their prompts."""
+
+    def scores(self, e: Tensor, c: Prompts) -> Tensor:
+        """The reward of all B embeddings (B, D') under each of T prompts, (B, T)."""
+        return torch.stack([self.score(e, [one] * len(e)) for one in c], 1)
 
     @abstractmethod
     def head_weights(self) -> dict[str, Tensor]:

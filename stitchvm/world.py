@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from stitchvm.backbone import Backbone, Prompts
+from stitchvm.evaluation import Evaluation
 from stitchvm.reward import Reward
 from stitchvm.streams import Streams
-from stitchvm.value import Target, ValueEstimator
+from stitchvm.value import EmbeddingEstimator, Target, ValueEstimator
 
 Split = Literal["train", "held"]
 Finish = Callable[[Tensor, Tensor, Prompts, Streams | None], Tensor]  # (z_t, t, c, rng) -> z_0
@@ -83,6 +84,29 @@ class World(ABC):
         """Folders of the value models that ship with the world, made of a reward, by name."""
         del reward
         return {}
+
+    def evaluation(self, reward: Reward, items: int) -> Evaluation | None:
+        """Whether a reward's job is done, on images that nothing was trained or chosen on.
+
+        Args:
+            reward: Whose job.
+            items: Images of a retrieval, pairs, or rated images.
+
+        Returns:
+            The set, or None where the world has none for the reward.
+        """
+        del reward, items
+        return None
+
+    def ceiling(self, reward: Reward, tested: Tensor) -> EmbeddingEstimator | None:
+        """The posterior mean embedding E[e(z_0) | z_t] of data, or None where nobody knows it.
+
+        Args:
+            reward: Whose embedding.
+            tested: Clean latents that will be noised, (B, *latent): possible ones as any others.
+        """
+        del reward, tested
+        return None
 
     @abstractmethod
     def pictures(self, z_0: Tensor) -> Tensor | None:

@@ -132,6 +132,26 @@ def test_mean_interval_rejects():
 # cluster_means
 
 
+@pytest.mark.parametrize("right", [0, 3, 20])
+def test_share_interval_is_scipys_wilson(right):
+    x = [1] * right + [0] * (20 - right)
+    found = reference.binomtest(right, 20).proportion_ci(0.9, method="wilson")
+    expected = (right / 20, found.low, found.high, 20)
+    assert stats.share_interval(x, 0.9) == pytest.approx(expected, abs=1e-12)
+
+
+def test_share_interval_covers():
+    data = rng().random((4000, 60)) < 0.9
+    assert coverage(map(stats.share_interval, data), 0.9) == pytest.approx(0.95, abs=0.015)
+
+
+def test_share_edges():
+    assert stats.share_interval([1, None, 0.5, 0]).n == 3
+    assert np.isnan(stats.share_interval([]).mean)
+    with pytest.raises(ValueError, match=r"expected numbers in \[0, 1\], got 0.0 to 2.0"):
+        stats.share_interval([0, 2])
+
+
 def test_cluster_means_follow_first_appearance():
     x = [1.0, 10.0, 3.0, None, 20.0, None]
     clusters = ["cat", "ant", "cat", "cat", "ant", "bee"]

@@ -154,12 +154,13 @@ def judge(frame: pd.DataFrame) -> list[Verdict]:
     for claim in CLAIMS:
         found = [(facet.world, e) for facet in facets for e in claim.judge(facet)]
         worlds = dict.fromkeys(world for world, _ in found)
-        verdicts = {w: _verdict([e.held for world, e in found if world == w]) for w in worlds}
+        verdicts = {w: verdict([e.held for world, e in found if world == w]) for w in worlds}
         out.append(Verdict(claim, verdicts, [e for _, e in found]))
     return out
 
 
-def _verdict(held: list[bool | None]) -> str:
+def verdict(held: list[bool | None]) -> str:
+    """Held in all, did not hold in one, or undecided."""
     if False in held:
         return FAILED
     return OPEN if None in held else HELD

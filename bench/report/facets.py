@@ -85,8 +85,8 @@ def split(frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]] = ()) -> li
         heading, shown = _heading(at, several), comparable(rows)
         place = f"{at['world']} world, " if "world" in several else ""
         about = " ".join(filter(None, [_about(at), certainty.sentence(shown)]))
-        title = _capital(place + heading)
-        facets.append(Facet(str(at["world"]), _capital(heading), title, about, slug, shown, mine))
+        title = capital(place + heading)
+        facets.append(Facet(str(at["world"]), capital(heading), title, about, slug, shown, mine))
     return facets
 
 
@@ -151,7 +151,8 @@ def _heading(at: Mapping[str, Any], several: list[str]) -> str:
     return heading + (f" ({', '.join(marks)})" if marks else "")
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """With a large first letter."""
     return text[:1].upper() + text[1:]
 
 
@@ -159,4 +160,4 @@ def _about(at: Mapping[str, Any]) -> str:
     names = ("latents", "pairing", "group", "grid", "variant")
     parts = [WORDS.get((name, at[name]), f"{name} {at[name]}") for name in names]
     latents = ", ".join(filter(None, parts))
-    return f"{_capital(at['world'])} world. Judged against {at['estimand']}, on {latents}."
+    return f"{capital(at['world'])} world. Judged against {at['estimand']}, on {latents}."

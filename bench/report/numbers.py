@@ -69,6 +69,12 @@ def of(row: Row, metric: str, most: int = 6) -> str:
     return interval(row[metric], row[f"{metric}_lo"], row[f"{metric}_hi"], most)
 
 
+def scaled(row: Row, metric: str, scale: float) -> str:
+    """The same in other units: 100 for per cent."""
+    mean, lo, hi = (scale * float(row[f"{metric}{end}"]) for end in ("", "_lo", "_hi"))
+    return interval(mean, lo, hi)
+
+
 def seconds(x: float | None) -> str:
     """A duration: 12 us, 3.4 ms, 5.6 s."""
     if x is None or math.isnan(x):

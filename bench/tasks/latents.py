@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.cell import Protocol
+from bench.cell import Levels, Protocol
 from stitchvm.backbone import NULL
 from stitchvm.path import match_snr, noise, time_grid
 from stitchvm.reward import Reward
@@ -52,7 +52,7 @@ class Latents:
         return hashlib.sha256(data).hexdigest()[:16]
 
 
-def actual(sigma: float, protocol: Protocol, world: World) -> float:
+def actual(sigma: float, protocol: Levels, world: World) -> float:
     """The noise level on this world's latents: matched by signal-to-noise on the snr grid."""
     if protocol.grid == "plain":
         return sigma

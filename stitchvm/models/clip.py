@@ -213,6 +213,10 @@ class ClipReward(ClipTower):
         expect_prompts(e, c)
         return self.scale * (e * self.texts(c)).sum(-1)
 
+    def scores(self, e: Tensor, c: Prompts) -> Tensor:
+        """The reward of all unit embeddings (B, D') under each of T prompts, (B, T)."""
+        return self.scale * e @ self.texts(c).T
+
     def texts(self, c: Prompts) -> Tensor:
         """Unit text embeddings of prompts, (B, D'); each prompt is embedded once, by itself."""
         weight = self.text_projection.weight

@@ -87,6 +87,24 @@ class Bank:
             moves.append(_move(log_w, r, lam))
         return torch.cat(members), torch.cat(moves)
 
+    def joined(self, tested: Tensor) -> "Bank":
+        """This bank, of equally likely members, with further ones, (B, *latent); no embeddings."""
+        weights = self.log_weights[:1].expand(len(tested))
+        return Bank(
+            torch.cat([self.latents, tested.to(self.latents)]),
+            torch.cat([self.log_weights, weights]),
+            {},
+        )
+
+    def mean(self, z_t: Tensor, t: Tensor, e: Tensor) -> Tensor:
+        """The posterior mean (B, D), float64, of what members have, (M, D) in float64."""
+        return torch.cat(
+            [
+                self.log_posterior(z_t[rows], t if t.ndim == 0 else t[rows]).exp() @ e
+                for rows, _ in self._rows(self.log_weights, len(z_t))
+            ]
+        )
+
     def draw(self, z_t: Tensor, t: Tensor, rng: Streams) -> Tensor:
         """One member per row from the posterior, (B, *latent)."""
         picked = []

@@ -10,6 +10,7 @@ from torch import Tensor
 from bench.worlds.shapes.bank import Bank
 from bench.worlds.shapes.banks import Banks
 from bench.worlds.shapes.captions import parse, possible, seen, told
+from bench.worlds.shapes.evaluation import EVALUATIONS
 from bench.worlds.shapes.prompts import prompt_set
 from bench.worlds.shapes.quiet import quietly
 from bench.worlds.shapes.reference import Reference, ReferenceTruth
@@ -17,12 +18,13 @@ from bench.worlds.shapes.reference import load as load_reference
 from bench.worlds.shapes.scenes import draw, render
 from bench.worlds.shapes.weights import verify
 from stitchvm.backbone import NULL, Backbone, Prompts
+from stitchvm.evaluation import Evaluation
 from stitchvm.models import aesthetic, clip, sd3
 from stitchvm.models.clip import ClipTower
 from stitchvm.models.folder import load_network
-from stitchvm.reward import Reward
+from stitchvm.reward import Features, Reward
 from stitchvm.streams import Streams
-from stitchvm.value import Target, ValueEstimator
+from stitchvm.value import EmbeddingEstimator, Target, ValueEstimator
 from stitchvm.world import Certainty, Finish, Shown, Split, World
 
 TOWERS = {"clip": "clip", "aesthetic": "clip", "hps": "hps", "pick": "pick"}  # whose embedding
@@ -151,6 +153,15 @@ class ShapesWorld(World):
             c = [list(captions)[k] for captions, k in zip(said, chosen, strict=True)]
             yield Shown(render(part).to(self.device), c)
 
+    def evaluation(self, reward: Reward, items: int) -> Evaluation | None:
+        """Of clip, hps and aesthetic: on the first scenes of the `eval` split."""
+        make = EVALUATIONS.get(self.called(reward) or "")
+        return None if make is None else make(items, self.device)
+
+    def ceiling(self, reward: Reward, tested: Tensor) -> EmbeddingEstimator:
+        """Under the bank behind the `data` posterior, the tested latents among its members."""
+        return BankEmbedding(self, reward, tested)
+
     @torch.no_grad()
     def pictures(self, z_0: Tensor) -> Tensor:
         """Decoded, (B, 3, 32, 32)."""
@@ -271,9 +282,41 @@ class BankTruth(ValueEstimator):
         if self._tower is not None:
             return bank.embeddings[self._tower]
         if id(bank) not in self._embeddings:
-            z = bank.latents.float().split(128)
-            x = (self.world.backbone.decode(part) for part in z)
-            self._embeddings[id(bank)] = torch.cat(
-                [self.reward.features(part).embedding for part in x]
-            )
+            self._embeddings[id(bank)] = embedded(self.world, self.reward, bank.latents.float())
         return self._embeddings[id(bank)]
+
+
+class BankEmbedding(EmbeddingEstimator):
+    """The posterior mean embedding under the bank of all data, tested latents among its members.
+
+    Args:
+        world: Whose bank.
+        reward: One of the world's, or any other; that one then sees every member once.
+        tested: Clean latents to add, (B, *latent).
+    """
+
+    def __init__(self, world: ShapesWorld, reward: Reward, tested: Tensor) -> None:
+        super().__init__()
+        self.reward, self.latent = reward, world.backbone.latent
+        self.target = Target(value="mean", posterior="data")
+        bank, tower = world.bank("data", NULL), world.tower(reward)
+        known = (
+            embedded(world, reward, bank.latents.float())
+            if tower is None
+            else bank.embeddings[tower]
+        )
+        self.bank = bank.joined(tested)
+        self.members = torch.cat([known, embedded(world, reward, tested)]).double()
+
+    @torch.no_grad()
+    def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
+        """The mean, which has no tokens and is shorter than 1."""
+        e = self.bank.mean(z_t, t, self.members).to(z_t.dtype)
+        return Features(e[:, None], e)
+
+
+@torch.no_grad()
+def embedded(world: ShapesWorld, reward: Reward, z_0: Tensor) -> Tensor:
+    """A reward's embeddings of decoded latents, (B, D)."""
+    parts = (world.backbone.decode(part) for part in z_0.split(128))
+    return torch.cat([reward.features(x).embedding for x in parts])

@@ -63,6 +63,13 @@ def pairs(
         (P,); whether the rater chose it (P,).
     """
     rows = torch.randint(len(told.scenes), (count,), generator=rng).tolist()
+    return pairs_of(told, rows, rule, rng)
+
+
+def pairs_of(
+    told: Told, rows: list[int], rule: Rule, rng: torch.Generator
+) -> tuple[Tensor, list[str], Tensor, Tensor]:
+    """A pair of pictures of each of some scenes; returns as `pairs`."""
     texts = [told.caption(row, rng) for row in rows]
     (a, p), (b, q) = rule(told, rows, texts, rng), rule(told, rows, texts, rng)
     chosen = torch.bernoulli(((p - q) / DOUBT).sigmoid(), generator=rng)
