@@ -11,10 +11,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+Task = Literal["value", "interface", "cost"]
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
 
 
@@ -60,6 +61,8 @@ class Protocol(Model):
         steps: Its steps from 1 to 0; siblings are one of them apart.
     """
 
+    SHOWN: ClassVar = ("latents", "pairing", "group", "grid")  # coordinates of a cell
+
     sigmas: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
     grid: Literal["plain", "snr"] = "plain"
     latents: Literal["data", "sampler"] = "data"
@@ -84,12 +87,107 @@ class Protocol(Model):
             f"latents at each of {len(self.sigmas)} noise levels, {self.replicates} replicates"
         )
 
+    @property
+    def place(self) -> str:
+        """Which cell of its estimator this is, in words."""
+        return f"{self.latents}, {self.group}"
+
     @field_validator("sigmas")
     @classmethod
     def _inside(cls, sigmas: tuple[float, ...]) -> tuple[float, ...]:
         if not sigmas or not all(0 < s < 1 for s in sigmas) or len(set(sigmas)) != len(sigmas):
             raise ValueError("expected distinct noise levels strictly between 0 and 1")
         return sigmas
+
+
+class InterfaceProtocol(Model):
+    """How pairs (i, j) are finetuned and compared: the `interface` task.
+
+    Attributes:
+        i: Backbone blocks; a cell trains all j of one i side by side.
+        entries: Which j; None for every block of the reward.
+        probes: Images of stage 1.
+        images: Images that stage 2 learns from.
+        steps: Optimiser steps of each pair.
+        batch: Images a step.
+        rate: Learning rate.
+        warmup: Steps of linear warm-up.
+        pictures: Held-out pictures, with a caption each, that pairs are judged on.
+        sigma: Noise level at which captions are retrieved.
+    """
+
+    SHOWN: ClassVar = ("i",)
+
+    i: int = Field(ge=1)
+    entries: tuple[int, ...] | None = None
+    probes: int = Field(200, ge=1)
+    images: int = Field(4096, ge=1)
+    steps: int = Field(150, ge=1)
+    batch: int = Field(64, ge=1)
+    rate: float = Field(1e-3, gt=0)
+    warmup: int = Field(20, ge=1)
+    pictures: int = Field(500, ge=2)
+    sigma: float = Field(0.1, gt=0, lt=1)
+
+    @property
+    def size(self) -> str:
+        """How much is measured, in words."""
+        return (
+            f"{self.steps} steps of {self.batch} out of {self.images} images for every pair, "
+            f"judged on {self.pictures} pictures"
+        )
+
+    @property
+    def place(self) -> str:
+        """Which cell of its estimator this is, in words."""
+        return f"i = {self.i}"
+
+
+class CostProtocol(Model):
+    """How costs are timed, always two calls in turns: the `cost` task.
+
+    Attributes:
+        rounds: Timed rounds of steps and of values.
+        searches: Timed rounds of the search.
+        probes: Images of stage 1, and as many that check it.
+        images: Images that stage 2 learns from.
+        batch: Images an optimiser step.
+        steps: Optimiser steps that a whole training is taken to have.
+        batches: Latents a value is asked for at once.
+        sigma: Noise level of these latents.
+    """
+
+    SHOWN: ClassVar = ()
+
+    rounds: int = Field(20, ge=2)
+    searches: int = Field(6, ge=2)
+    probes: int = Field(200, ge=1)
+    images: int = Field(1024, ge=1)
+    batch: int = Field(128, ge=1)
+    steps: int = Field(2000, ge=1)
+    batches: tuple[int, ...] = (1, 16)
+    sigma: float = Field(0.5, gt=0, lt=1)
+
+    @property
+    def size(self) -> str:
+        """How much is measured, in words."""
+        sizes = " and ".join(map(str, self.batches))
+        return (
+            f"{self.rounds} timed rounds of steps of {self.batch} images and of values of "
+            f"{sizes} latents, {self.searches} of a search over {self.probes} images"
+        )
+
+    @property
+    def place(self) -> str:
+        """Which cell of its estimator this is, in words."""
+        return f"steps of {self.batch}"
+
+
+PROTOCOLS: dict[str, type[Protocol | InterfaceProtocol | CostProtocol]] = {
+    "value": Protocol,
+    "interface": InterfaceProtocol,
+    "cost": CostProtocol,
+}
 
 
 class Spec(Model):
@@ -106,11 +204,11 @@ class Spec(Model):
         schema_version: Of this specification.
     """
 
-    task: Literal["value"] = "value"
+    task: Task = "value"
     world: Part
     reward: Part
     estimator: Part
-    protocol: Protocol
+    protocol: Protocol | InterfaceProtocol | CostProtocol
     prompts: str
     seed: int = 0
     device: str = "cpu"

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.cell import Cell, Part, Protocol, Spec, digest, label
+from bench.cell import PROTOCOLS, Cell, Part, Spec, digest, label
 from bench.resolve import UnknownName, complete, resolve, source_digest, weights_of
-from bench.suite import Fields, Suite, combinations, validated
+from bench.suite import PARTS, Fields, Suite, combinations, validated
 
 if TYPE_CHECKING:
     from stitchvm.world import World
@@ -94,21 +94,22 @@ def _cell(
     quick: bool,
 ) -> Cell:
     """One cell from its field values."""
-    from baselines import ESTIMATORS  # noqa: PLC0415 - imports torch
+    from bench.tasks import ESTIMATORS  # noqa: PLC0415 - imports torch
     from bench.worlds import WORLDS, make, reward_of  # noqa: PLC0415
 
-    for name in ("world", "reward", "estimator"):
+    for name in PARTS:
         if name not in fields:
             raise ValueError(f"suite {suite.name!r}: expected a {name}, got none")
     world = part(fields["world"], WORLDS, "world")
     if (key := world.model_dump_json()) not in worlds:
         worlds[key] = make(world)
     built = worlds[key]
-    given = {k: v for k, v in fields.items() if k in Protocol.model_fields}
-    protocol = validated(Protocol, given, f"suite {suite.name!r}")
+    given = {k: v for k, v in fields.items() if k not in PARTS}
+    protocol = validated(PROTOCOLS[suite.task], given, f"suite {suite.name!r}")
     reward = part(fields["reward"], dict.fromkeys(built.rewards, built.reward), "reward")
-    estimator = part(fields["estimator"], ESTIMATORS, "estimator")
-    if weights := weights_of(resolve(estimator.build, ESTIMATORS, "estimator")):
+    known = ESTIMATORS[suite.task]
+    estimator = part(fields["estimator"], known, "estimator")
+    if weights := weights_of(resolve(estimator.build, known, "estimator")):
         which = weights(built, reward_of(reward, built), **estimator.settings)
         estimator = estimator.model_copy(update={"digest": which})
     spec = Spec(
@@ -121,8 +122,8 @@ def _cell(
         **shared,
     )
     coordinates = {kind: label(fields[kind]) for kind in ("estimator", "world", "reward")}
-    for name in ("latents", "pairing", "group", "grid"):
-        coordinates[name] = getattr(protocol, name)
+    for name in protocol.SHOWN:
+        coordinates[name] = str(getattr(protocol, name))
     coordinates["variant"] = ""
     return Cell(spec=spec, suite=suite.name, coordinates=coordinates, quick=quick)
 

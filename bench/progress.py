@@ -22,8 +22,8 @@ def narrator(suite: Suite) -> Iterator[Tell]:
 
 
 def _name(progress: Progress) -> str:
-    where = progress.cell.coordinates
-    return f"{where['estimator']} · {where['reward']} · {where['latents']}, {where['group']}"
+    cell = progress.cell
+    return f"{cell.label} · {cell.coordinates['reward']} · {cell.spec.protocol.place}"
 
 
 def _lines() -> Tell:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from bench.cell import SCHEMA, Spec, identity
 
@@ -42,6 +42,42 @@ class Row(BaseModel):
     calls: dict[str, float]
 
 
+class InterfaceRow(BaseModel):
+    """The same of a pair (i, j)."""
+
+    i: int
+    j: int
+    picked: list[str]
+    loss: float
+    normalised: float
+    r2: float
+    held_loss: float
+    held_normalised: float
+    held_r2: float
+    cost: float
+    seconds: float
+    clean_recall: float
+    metrics: dict[str, list[float]]
+
+
+class CostRow(BaseModel):
+    """The same of two things timed in turns."""
+
+    what: str
+    batch: int
+    against: str
+    unit: str
+    seconds: list[float]
+    against_seconds: list[float]
+    flops: int | None
+    against_flops: int | None
+    peak: dict[str, int | None] | None
+    against_peak: dict[str, int | None] | None
+
+
+ROWS: dict[str, type[BaseModel]] = {"value": Row, "interface": InterfaceRow, "cost": CostRow}
+
+
 class Environment(BaseModel):
     """What a reader relies on in an environment."""
 
@@ -61,7 +97,7 @@ class Record(BaseModel):
     suite: str
     coordinates: dict[str, str]
     status: str
-    rows: list[Row]
+    rows: list[dict[str, Any]]
     environment: Environment
 
 
@@ -165,7 +201,8 @@ class Store:
         if record["schema"] != SCHEMA:
             return f"expected schema {SCHEMA}, got {record['schema']}"
         try:
-            Record.model_validate(record)
+            task = Record.model_validate(record).spec.task
+            TypeAdapter(dict[str, list[ROWS[task]]]).validate_python({"rows": record["rows"]})
         except ValidationError as error:
             first = error.errors()[0]
             return f"no record of ours: {'.'.join(map(str, first['loc']))}: {first['msg']}"

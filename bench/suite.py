@@ -6,7 +6,7 @@
     exclude:         cells dropped: those that match all fields of an entry
 
 Values of `world` and `estimator` are names, or mappings with `build`, an optional `name`, and
-settings.  Fields are those of the protocol plus world, reward, estimator.
+settings.  Fields are those of the task's protocol plus world, reward, estimator.
 """
 
 import itertools
@@ -18,11 +18,13 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from bench.cell import Model, Protocol, label
+from bench.cell import PROTOCOLS, Model, Task, label
 from bench.resolve import UnknownName
 
 M = TypeVar("M", bound=Model)
-FIELDS = ("world", "reward", "estimator", *Protocol.model_fields)
+PARTS = ("world", "reward", "estimator")
+FIELDS = tuple(dict.fromkeys([*PARTS, *(f for p in PROTOCOLS.values() for f in p.model_fields)]))
+LISTS = ("sigmas", "entries", "batches")  # fields whose value is a list
 
 
 class Suite(Model):
@@ -46,7 +48,7 @@ class Suite(Model):
     name: str
     about: str
     minutes: float
-    task: Literal["value"] = "value"
+    task: Task = "value"
     isolation: Literal["inline", "process"] = "process"
     seed: int = 0
     defaults: dict[str, Any] = Field(default_factory=dict)
@@ -144,9 +146,9 @@ def combinations(
 
 
 def _lists(field: str, value: Any) -> bool:
-    """Whether a value of an included grid stands for several: sigmas are one list."""
+    """Whether a value of an included grid stands for several, where one may be a list itself."""
     several = isinstance(value, list)
-    return several and (field != "sigmas" or any(isinstance(v, list) for v in value))
+    return several and (field not in LISTS or any(isinstance(v, list) for v in value))
 
 
 def _bundle(axis: str, value: Any) -> dict[str, Any]:
@@ -193,4 +195,4 @@ def values(field: str, text: str) -> list[Any]:
         raise ValueError(f"expected --set {field}=V1,V2, got {text!r}") from None
     if not parsed or None in parsed:
         raise ValueError(f"expected --set {field}=V1,V2, got {text!r}")
-    return [parsed] if field == "sigmas" else parsed
+    return [parsed] if field in LISTS else parsed

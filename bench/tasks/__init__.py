@@ -1,10 +1,21 @@
 """Measurement protocols by name: each turns a specification into rows and arrays."""
 
-from bench.tasks import value
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import baselines
+from bench.tasks import cost, interface, value
 from bench.tasks.outcome import Outcome, Phases
 
 TASKS = {
     "value": value.run,
+    "interface": interface.run,
+    "cost": cost.run,
+}
+ESTIMATORS: dict[str, Mapping[str, Callable[..., Any]]] = {  # what a suite's estimators name
+    "value": baselines.ESTIMATORS,
+    "interface": interface.STITCHED,
+    "cost": cost.MEASURED,
 }
 
-__all__ = ["TASKS", "Outcome", "Phases"]
+__all__ = ["ESTIMATORS", "TASKS", "Outcome", "Phases"]

@@ -41,6 +41,7 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
         ValueError: if the estimator cannot be built, or returns values of a wrong shape.
     """
     phases, calls = Phases(), Calls()
+    protocol = Protocol.model_validate(spec.protocol)
     with phases("build"):
         world = make_world(spec.world, device)
         reward = reward_of(spec.reward, world)
@@ -53,19 +54,19 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
         calls.watch(estimator)
         estimand = replace(
             estimator.target,
-            posterior="prompt" if spec.protocol.pairing == "own" else "data",
+            posterior="prompt" if protocol.pairing == "own" else "data",
             kernel=None,
         )
         truth = world.truth(reward, estimand)
     outcome, arrays = Outcome(), defaultdict(list)
-    for sigma in spec.protocol.sigmas:
+    for sigma in protocol.sigmas:
         with phases("latents"):
-            latents = make(world, reward, spec.protocol, sigma, spec.seed)
-        measured = Measured(estimator, latents, spec.protocol, spec.seed, calls)
+            latents = make(world, reward, protocol, sigma, spec.seed)
+        measured = Measured(estimator, latents, protocol, spec.seed, calls)
         with phases("measured"):
             measured.measure()
         with phases("reference"):
-            reference = None if truth is None else _reference(truth, latents, spec.protocol.batch)
+            reference = None if truth is None else _reference(truth, latents, protocol.batch)
             known = world.certainty(reward, estimand, latents.z_t, latents.t, latents.c)
         samples = measured.samples(reference)
         outcome.rows.append(
