@@ -122,7 +122,7 @@ class InterfaceProtocol(Model):
     entries: tuple[int, ...] | None = None
     probes: int = Field(200, ge=1)
     images: int = Field(4096, ge=1)
-    steps: int = Field(150, ge=1)
+    steps: int = Field(120, ge=1)
     batch: int = Field(64, ge=1)
     rate: float = Field(1e-3, gt=0)
     warmup: int = Field(20, ge=1)

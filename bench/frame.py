@@ -26,7 +26,7 @@ KEEP = ("quick", "isolation", "attempt", "suite", "started", "wall_seconds")
 
 
 def load(store: str | Path) -> pd.DataFrame:
-    """The frame of a store's latest ok attempts; unreadable records are warned of.
+    """The frame of a store's latest ok attempts at values; unreadable records are warned of.
 
     Raises:
         ValueError: if there is no store.
@@ -34,7 +34,7 @@ def load(store: str | Path) -> pd.DataFrame:
     found = Store(store)
     if not (found.path / "cells").is_dir():
         raise ValueError(f"expected a store with records at {store}, found none")
-    frame = tidy(found.latest().values())
+    frame = tidy(r for r in found.latest().values() if r["spec"]["task"] == "value")
     for problem in found.problems:
         warnings.warn(problem, stacklevel=3)
     return frame
@@ -60,9 +60,10 @@ def _coordinates(record: dict[str, Any]) -> dict[str, Any]:
     return {"suite": record["suite"], **record["coordinates"]}
 
 
-def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def provenance(record: dict[str, Any]) -> dict[str, Any]:
+    """What is the same for all rows of a record: what was measured, where and with what."""
     spec, environment = record["spec"], record["environment"]
-    shared = {
+    return {
         "cell": record["id"],
         **{name: record.get(name) for name in KEEP},
         **_coordinates(record),
@@ -71,13 +72,16 @@ def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:
         **{f"world.{k}": v for k, v in spec["world"]["settings"].items()},
         "dtype": spec["world"]["settings"].get("dtype"),
         "seed": spec["seed"],
-        "n_prompts": spec["protocol"]["prompts"],
-        "batch": spec["protocol"]["batch"],
         **{k: environment[k] for k in ("device", "threads", "commit", "dirty")},
         "machine": environment["device_name"],
         "python": environment["versions"]["python"],
         "torch": environment["versions"]["torch"],
     }
+
+
+def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    protocol = record["spec"]["protocol"]
+    shared = provenance(record) | {"n_prompts": protocol["prompts"], "batch": protocol["batch"]}
     for row in record["rows"]:
         yield shared | _what(row) | _cost(row) | _figures(row["metrics"])
 
@@ -103,7 +107,7 @@ def _cost(row: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {f"calls_{kind}": number for kind, number in row["calls"].items()}
     for prefix, kind in (("", "call"), ("gradient_", "gradient")):
         each = np.array(row[f"{kind}_seconds"]) / np.array(row[f"{kind}_rows"])
-        found |= _spread(f"{prefix}seconds", median_interval(each))
+        found |= spread(f"{prefix}seconds", median_interval(each))
     for prefix in ("", "gradient_"):
         peak = row[f"{prefix}peak"] or {}
         for kind in ("live", "process", "allocated", "reserved"):
@@ -118,14 +122,15 @@ def _figures(metrics: dict[str, list[float | None] | None]) -> dict[str, Any]:
         by_prompt = metrics.get(name)
         x = None if by_prompt is None else np.array(by_prompt, dtype=float)
         found[f"{name}_by_prompt"] = x
-        found |= _spread(name, None if x is None else mean_interval(x))
+        found |= spread(name, None if x is None else mean_interval(x))
     for name, of in ROOTS.items():
         x = found[f"{of}_by_prompt"]
-        found |= _spread(name, None if x is None else rmse(x))
+        found |= spread(name, None if x is None else rmse(x))
     return found
 
 
-def _spread(name: str, interval: Interval | None) -> dict[str, float]:
+def spread(name: str, interval: Interval | None) -> dict[str, float]:
+    """An interval as three columns, NaN where there is none."""
     mean, lo, hi = (np.nan,) * 3 if interval is None else interval[:3]
     return {name: mean, f"{name}_lo": lo, f"{name}_hi": hi}
 
@@ -140,5 +145,5 @@ def _with_skill(frame: pd.DataFrame) -> pd.DataFrame:
     for _, row in frame.iterrows():
         of = constants.get((*row[FACET], row["z_digest"]))
         mse = row["mse_by_prompt"]
-        found.append(_spread("skill", None if of is None or mse is None else skill(mse, of)))
+        found.append(spread("skill", None if of is None or mse is None else skill(mse, of)))
     return pd.concat([frame, pd.DataFrame(found, index=frame.index)], axis=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bench.cell import SCHEMA, Spec, identity
 
@@ -75,7 +75,23 @@ class CostRow(BaseModel):
     against_peak: dict[str, int | None] | None
 
 
-ROWS: dict[str, type[BaseModel]] = {"value": Row, "interface": InterfaceRow, "cost": CostRow}
+class _Rows(BaseModel):
+    rows: list[Row]
+
+
+class _InterfaceRows(BaseModel):
+    rows: list[InterfaceRow]
+
+
+class _CostRows(BaseModel):
+    rows: list[CostRow]
+
+
+ROWS: dict[str, type[BaseModel]] = {
+    "value": _Rows,
+    "interface": _InterfaceRows,
+    "cost": _CostRows,
+}
 
 
 class Environment(BaseModel):
@@ -202,7 +218,7 @@ class Store:
             return f"expected schema {SCHEMA}, got {record['schema']}"
         try:
             task = Record.model_validate(record).spec.task
-            TypeAdapter(dict[str, list[ROWS[task]]]).validate_python({"rows": record["rows"]})
+            ROWS[task].model_validate(record)
         except ValidationError as error:
             first = error.errors()[0]
             return f"no record of ours: {'.'.join(map(str, first['loc']))}: {first['msg']}"

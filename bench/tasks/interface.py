@@ -10,7 +10,7 @@ Pairs of one i share the frozen trunk and are trained side by side.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -90,13 +90,13 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
         for pair in pairs
     ]
     with phases("judged"):
-        before = [judge.of(student) for student in students]
+        before = judge.of(students)
     start = time.perf_counter()
     with phases("trained"):
         _train(students, world, spec, protocol)
     share = (time.perf_counter() - start) / len(pairs)
     with phases("judged"):
-        after = [judge.of(student) for student in students]
+        after = judge.of(students)
     clean = float(judge.clean.mean())
     rows = [
         _row(found, pair, *both, seconds=share, clean=clean)
@@ -168,20 +168,25 @@ class Judge:
         self.clean = recall_at_1(scores, self.true)
 
     @torch.no_grad()
-    def of(self, model: EmbeddingEstimator) -> Judged:
-        """What a value model is worth."""
-        off = self._embeddings(model, self.t) - self.target
-        seen = self._embeddings(model, self.sigma.expand(len(self.c)))
-        error = off.square().sum(-1).double().cpu().numpy()
-        return Judged(error, recall_at_1(self._scores(seen), self.true))
+    def of(self, models: Sequence[EmbeddingEstimator]) -> list[Judged]:
+        """What value models are worth; those on a shared backbone share its work."""
+        found = []
+        at_times, at_sigma = (
+            self._embeddings(models, t) for t in (self.t, self.sigma.expand(len(self.c)))
+        )
+        for guessed, seen in zip(at_times, at_sigma, strict=True):
+            error = (guessed - self.target).square().sum(-1).double().cpu().numpy()
+            found.append(Judged(error, recall_at_1(self._scores(seen), self.true)))
+        return found
 
-    def _embeddings(self, model: EmbeddingEstimator, t: Tensor) -> Tensor:
+    def _embeddings(self, models: Sequence[EmbeddingEstimator], t: Tensor) -> list[Tensor]:
+        """Of every model, (n, D) each, a batch of all of them in turn."""
         z_t = noise(self.z_0, t, self.eps)
         parts = [
-            model.features(z_t[rows], t[rows], self.c[rows]).embedding
+            [model.features(z_t[rows], t[rows], self.c[rows]).embedding for model in models]
             for rows in _slices(len(self.c))
         ]
-        return torch.cat(parts)
+        return [torch.cat(of_one) for of_one in zip(*parts, strict=True)]
 
     def _scores(self, e: Tensor) -> np.ndarray:
         """The reward of every embedding under every caption, (n, n)."""
