@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from baselines import (
+    calibrated,
     constant,
     feature_head,
     linear_stitch,
@@ -17,6 +18,7 @@ from baselines import (
 from stitchvm.value import ValueEstimator
 
 ESTIMATORS: dict[str, Callable[..., ValueEstimator]] = {
+    "calibrated": calibrated.build,
     "constant": constant.build,
     "feature_head": feature_head.build,
     "linear_stitch": linear_stitch.build,

@@ -15,12 +15,14 @@ from baselines.feature_head import FeatureHead, Head
 from baselines.noisy_student import NoisyStudent
 from baselines.vae_stitch import Latent
 from stitchvm.backbone import Backbone
+from stitchvm.distill import Student
 from stitchvm.path import match_snr
 from stitchvm.reward import Reward
 from stitchvm.search import Search, Source
 from stitchvm.stitch import Condition, Norm, Stitched, StitchLayer
-from stitchvm.value import EmbeddingEstimator
+from stitchvm.value import Target
 
+SOFT = 1.0  # lambda of the soft value, in units of a reward
 TAPS = 3  # blocks a feature head reads, evenly spaced up to three quarters of the depth
 
 
@@ -51,7 +53,13 @@ TRUNKS: dict[str, Callable[[Backbone], Backbone]] = {
 
 
 @torch.no_grad()
-def stitched(given: Given, *, norm: Norm = "unit", condition: Condition = "null") -> Stitched:
+def stitched(
+    given: Given,
+    *,
+    norm: Norm = "unit",
+    condition: Condition = "null",
+    lam: float | None = None,
+) -> Stitched:
     """The value model after stage 1, its tail a copy of the reward's.
 
     Args:
@@ -59,6 +67,7 @@ def stitched(given: Given, *, norm: Norm = "unit", condition: Condition = "null"
         norm: `unit` (published), or `free`, whose gain makes clean embeddings of unit length on
             average.
         condition: What the trunk sees.
+        lam: Lambda of the soft value, where that is what it aims at.
     """
     i, j = given.pair
     entering = given.reward.head(given.x_0, j)
@@ -67,7 +76,12 @@ def stitched(given: Given, *, norm: Norm = "unit", condition: Condition = "null"
     layer = StitchLayer(interface.fit, (height, width), interface.cls).to(entering.map)
     gain = _gain(given) if norm == "free" else None
     tail = copy.deepcopy(given.reward)
-    return Stitched(given.backbone, i, layer, tail, j, condition=condition, gain=gain)
+    target = None
+    if lam is not None:
+        target = Target("soft", "data" if condition == "null" else "prompt", lam)
+    return Stitched(
+        given.backbone, i, layer, tail, j, condition=condition, gain=gain, target=target
+    )
 
 
 def noisy_student(given: Given, *, norm: Norm = "unit") -> NoisyStudent:
@@ -83,10 +97,14 @@ def feature_head(given: Given, *, norm: Norm = "unit") -> FeatureHead:
     taps = sorted({max(1, round(0.75 * depth * k / TAPS)) for k in range(1, TAPS + 1)})
     z_0 = given.backbone.encode(given.x_0[:1])
     state = given.backbone.trunk(z_0, torch.tensor(0.5).to(z_0), taps[0])
+    channels = []
+    for i in taps:
+        state = given.backbone.advance(state, i)
+        channels.append(state.features.shape[1])
     out = given.reward.features(given.x_0[:1]).embedding.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        head = Head((state.features.shape[1],) * len(taps), out).to(z_0)
+        head = Head(tuple(channels), out).to(z_0)
     return FeatureHead(given.backbone, tuple(taps), head, given.reward, unit=norm == "unit")
 
 
@@ -110,16 +128,18 @@ class Arm:
         centred: Whether noise levels are centred where a 128 x 128 latent has signal-to-noise 1.
         source: What its teacher sees.
         rates: Whose learning rate it takes; its own trials when empty.
+        longer: How many times the others' steps it is trained for.
     """
 
     about: str
-    begin: Callable[..., EmbeddingEstimator]
+    begin: Callable[..., Student]
     settings: Mapping[str, Any] = field(default_factory=dict)
     trunk: Trunk = "backbone"
     recipe: Mapping[str, Any] = field(default_factory=dict)
     centred: bool = False
     source: Source = "pixels"
     rates: str = ""
+    longer: float = 1.0
 
     def changes(self, latent: tuple[int, ...]) -> dict[str, Any]:
         """Its recipe's fields on latents of a shape, (C, H, W)."""
@@ -147,9 +167,17 @@ ARMS: dict[str, Arm] = {
         {"norm": "free", "condition": "prompt"},
         rates="stitched_free",
     ),
-    "vae_stitch": Arm("the noisy latent itself stitched", stitched, {}, trunk="latent"),
-    "noisy_student": Arm("the reward on decoded noisy latents", noisy_student),
-    "feature_head": Arm(
-        "a head on backbone features", feature_head, {}, recipe={"token_weight": 0.0}
+    "stitched_soft": Arm(
+        "the soft value, lambda 1",
+        stitched,
+        {"norm": "free", "lam": SOFT},
+        recipe={"loss": "soft", "lam": SOFT},
+        rates="stitched_free",
     ),
+    "vae_stitch": Arm("the noisy latent itself stitched", stitched, trunk="latent"),
+    "vae_stitch_long": Arm(
+        "the same with more steps", stitched, trunk="latent", longer=3.75, rates="vae_stitch"
+    ),
+    "noisy_student": Arm("the reward on decoded noisy latents", noisy_student),
+    "feature_head": Arm("a head on backbone features", feature_head, recipe={"token_weight": 0.0}),
 }

@@ -1,4 +1,4 @@
-"""Latents and targets of a world's images on disk, made once for all that learns from them.
+"""Latents and targets of clean images on disk, made once for all that learns from them.
 
 <folder>/latents-<digest>.safetensors    z_0 and prompts, the same for every reward
 <folder>/targets-<digest>.safetensors    what a reward makes of the clean images
@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.cell import digest
+from bench.images import Images
 from stitchvm.distill import Prepared, decoded, encoded, targets
 from stitchvm.search import Source
 from stitchvm.world import Split, World
@@ -32,11 +33,13 @@ class Shelf:
     """Prepared images of a world.
 
     Attributes:
-        world: Whose.
+        world: Whose backbone and rewards.
+        images: Where the images come from.
         folder: Where they are kept.
     """
 
     world: World
+    images: Images
     folder: Path
 
     def get(
@@ -51,14 +54,22 @@ class Shelf:
             split: Which images.
         """
         about = {"world": self.world.digest, "split": split, "count": count}
+        if self.images.digest != self.world.digest:
+            about["images"] = self.images.digest
         teacher = self.world.reward(reward)
 
         def images() -> Iterator[Tensor]:
-            return (shown.x_0 for shown in self.world.images(split, count))
+            return (shown.x_0 for shown in self.images.shown(split, count))
 
         def latents() -> tuple[Tensors, list[str]]:
-            c = [text for shown in self.world.images(split, count) for text in shown.c]
-            return {"z_0": encoded(self.world.backbone, images())}, c
+            c: list[str] = []
+
+            def noted() -> Iterator[Tensor]:
+                for shown in self.images.shown(split, count):
+                    c.extend(shown.c)
+                    yield shown.x_0
+
+            return {"z_0": encoded(self.world.backbone, noted())}, c
 
         found, c = self._kept("latents", about, latents)
         z_0 = found["z_0"]

@@ -15,7 +15,9 @@ ARM_NAMES = (
     "stitched_snr",
     "stitched_latents",
     "stitched_prompt",
+    "stitched_soft",
     "vae_stitch",
+    "vae_stitch_long",
     "noisy_student",
     "feature_head",
 )
@@ -31,6 +33,11 @@ arms = click.option(
     default=("stitched",),
     show_default=True,
     help="What to train; may be repeated.",
+)
+pictures = click.option(
+    "--pictures",
+    type=click.Path(path_type=Path),
+    help="Folder of images to use instead of the world's own.",
 )
 batch = click.option("--batch", type=click.IntRange(1), default=128, show_default=True)
 images = click.option(
@@ -61,6 +68,7 @@ def _where(world: str, out: Path | None) -> Path:
 @click.option("--ridge", type=click.FloatRange(0), default=0.0, show_default=True)
 @click.option("--source", type=click.Choice(["pixels", "latents"]), default="pixels")
 @click.option("--seed", type=int, default=0, show_default=True)
+@pictures
 @out
 @careful
 def search(  # noqa: PLR0913 - one for each option
@@ -72,16 +80,20 @@ def search(  # noqa: PLR0913 - one for each option
     ridge: float,
     source: Literal["pixels", "latents"],
     seed: int,
+    pictures: Path | None,
     out: Path | None,
 ) -> None:
     """Fit every pair of blocks (i, j) in one pass; print the losses and keep the picks."""
-    from bench.stitching import find  # noqa: PLC0415 - slow to import
+    from bench.images import of_world  # noqa: PLC0415 - slow to import
+    from bench.stitching import find  # noqa: PLC0415
     from bench.worlds import WORLDS  # noqa: PLC0415
     from stitchvm.search import Settings  # noqa: PLC0415
 
     folder = _where(world, out) / reward / f"search-{trunk}"
     settings = Settings(source=source, ridge=ridge, seed=seed)
-    found = find(WORLDS[world](), reward, folder, settings, probes=probes, trunk=trunk)
+    made = WORLDS[world]()
+    images = of_world(made, pictures)
+    found = find(made, reward, folder, settings, probes=probes, trunk=trunk, images=images)
     click.echo(" i  j      loss  normalised     R2   held: loss  normalised     R2    MFLOP")
     for p in found.pairs:
         names = [name for name, chosen in found.picks.items() if chosen == p]
@@ -101,6 +113,7 @@ def search(  # noqa: PLR0913 - one for each option
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
 @batch
 @images
+@pictures
 @threads
 @out
 @careful
@@ -112,10 +125,11 @@ def tune(  # noqa: PLR0913 - one for each option
     steps: int,
     batch: int,
     images: int,
+    pictures: Path | None,
     threads: int,
     out: Path | None,
 ) -> None:
-    """Try three learning rates for every reward and arm, side by side, and keep what they came to.
+    """Try four learning rates for every reward and arm, side by side, and keep what they came to.
 
     Arms that take another's rate have none of their own to try.
     """
@@ -123,7 +137,7 @@ def tune(  # noqa: PLR0913 - one for each option
     from bench.stitching import Job  # noqa: PLC0415
     from stitchvm.distill import Recipe  # noqa: PLC0415
 
-    shop = _workshop(world, out, images, threads)
+    shop = _workshop(world, out, images, pictures, threads)
     jobs = [Job(r, arm) for r in rewards for arm in arms if not ARMS[arm].rates]
     _tell(shop.tune(jobs, Recipe(steps=steps, batch=batch), steps=steps))
     for job in jobs:
@@ -152,6 +166,7 @@ def tune(  # noqa: PLR0913 - one for each option
 )
 @batch
 @images
+@pictures
 @threads
 @out
 @careful
@@ -167,6 +182,7 @@ def train(  # noqa: PLR0913 - one for each option
     average: float | None,
     batch: int,
     images: int,
+    pictures: Path | None,
     threads: int,
     out: Path | None,
 ) -> None:
@@ -177,7 +193,7 @@ def train(  # noqa: PLR0913 - one for each option
     from bench.stitching import MODEL, Job  # noqa: PLC0415 - slow to import
     from stitchvm.distill import Recipe  # noqa: PLC0415
 
-    shop = _workshop(world, out, images, threads)
+    shop = _workshop(world, out, images, pictures, threads)
     jobs = [Job(reward, arm, chosen) for reward in rewards for arm in arms]
     recipe = Recipe(steps=steps, batch=batch, average=average)
     _tell(shop.train(jobs, recipe, keep, rate))
@@ -185,14 +201,30 @@ def train(  # noqa: PLR0913 - one for each option
         click.echo(f"in {shop.folder(job) / MODEL}")
 
 
-def _workshop(world: str, out: Path | None, images: int, threads: int) -> Any:
+@stitch.command(epilog="Example: stitchbench stitch export MODEL SMALLER")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("to", type=click.Path(path_type=Path))
+@careful
+def export(folder: Path, to: Path) -> None:
+    """Write a trained model into a new folder, its weights rounded to 16 bits."""
+    from stitchvm.saved import rounded  # noqa: PLC0415 - slow to import
+
+    rounded(folder, to)
+    click.echo(f"in {to}")
+
+
+def _workshop(
+    world: str, out: Path | None, count: int, pictures: Path | None, threads: int
+) -> Any:
     import torch  # noqa: PLC0415
 
+    from bench.images import of_world  # noqa: PLC0415
     from bench.stitching import Workshop  # noqa: PLC0415
     from bench.worlds import WORLDS  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    return Workshop(WORLDS[world](), _where(world, out), images)
+    made = WORLDS[world]()
+    return Workshop(made, _where(world, out), of_world(made, pictures), count)
 
 
 def _tell(told: Iterable[Any]) -> None:

@@ -18,29 +18,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from bench.arms import ARMS, TRUNKS, Arm, Given, Trunk
+from bench.images import Images, WorldImages
 from bench.prepared import Shelf
 from bench.resolve import UnknownName
 from stitchvm.backbone import Backbone
 from stitchvm.distill import (
-    CHECKPOINT,
     Prepared,
     Recipe,
     Record,
+    Student,
     averaged,
     distill,
     held_loss,
 )
 from stitchvm.memo import Shared
 from stitchvm.search import TABLE, Search, Settings, Source, load, search
-from stitchvm.value import EmbeddingEstimator
 from stitchvm.world import Split, World
 
 PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it
 IMAGES, CHECKED = 20_000, 1024  # that stage 2 learns from, and that judge its learning rates
-RATES = (1e-4, 3e-4, 1e-3)  # tried for every arm
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # tried for every arm
 TRIAL_STEPS = 300
 TRIALS, MODEL, LOG, BEGUN = "trials.json", "model", "log.jsonl", "run.json"
 PREPARED = "prepared"
@@ -54,6 +53,7 @@ def find(
     *,
     probes: int = PROBES,
     trunk: Trunk = "backbone",
+    images: Images | None = None,
 ) -> Search:
     """Stage 1 of a world's reward, kept in a folder; what is there is not made again.
 
@@ -64,10 +64,12 @@ def find(
         settings: How.
         probes: Images of the probe set.
         trunk: What is stitched.
+        images: The probe set and those that check it; the world's own when None.
 
     Raises:
         ValueError: if the folder has a search of something else.
     """
+    images = images or WorldImages(world)
     about = {"world": world.digest, "reward": name, "trunk": trunk, "probes": probes, "held": HELD}
     if (folder / TABLE).is_file():
         known = load(folder)
@@ -79,19 +81,14 @@ def find(
     found = search(
         TRUNKS[trunk](world.backbone),
         world.reward(name),
-        pictures(world, "train", probes),
-        pictures(world, "held", HELD),
+        (shown.x_0 for shown in images.shown("train", probes)),
+        (shown.x_0 for shown in images.shown("held", HELD)),
         settings=settings,
     )
     spent = {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
     found = replace(found, about={**found.about, **about, **spent})
     found.save(folder)
     return found
-
-
-def pictures(world: World, split: Split, count: int) -> Iterator[Tensor]:
-    """Images without their prompts."""
-    return (shown.x_0 for shown in world.images(split, count))
 
 
 def pick(found: Search, chosen: str) -> tuple[int, int]:
@@ -134,13 +131,15 @@ class Workshop:
     Attributes:
         world: In which world.
         root: Folder of all that is made there.
-        images: Images to learn from.
+        images: Where clean images come from.
+        count: Images to learn from.
         checked: Held-out images that judge learning rates.
     """
 
     world: World
     root: Path
-    images: int = IMAGES
+    images: Images
+    count: int = IMAGES
     checked: int = CHECKED
 
     def folder(self, job: Job) -> Path:
@@ -150,9 +149,9 @@ class Workshop:
     def search(self, reward: str, trunk: Trunk = "backbone") -> Search:
         """Stage 1, made where it is missing."""
         folder = self.root / reward / f"search-{trunk}"
-        return find(self.world, reward, folder, Settings(), trunk=trunk)
+        return find(self.world, reward, folder, Settings(), trunk=trunk, images=self.images)
 
-    def begin(self, job: Job, backbone: Backbone | None = None) -> EmbeddingEstimator:
+    def begin(self, job: Job, backbone: Backbone | None = None) -> Student:
         """An estimator before it is trained.
 
         Args:
@@ -162,20 +161,21 @@ class Workshop:
         arm = arm_of(job.arm)
         found, reward = self.search(job.reward, arm.trunk), self.world.reward(job.reward)
         pair = pick(found, job.chosen)
-        x_0 = next(pictures(self.world, "train", PROBES))
+        x_0 = next(self.images.shown("train", PROBES)).x_0
         trunk = TRUNKS[arm.trunk](backbone or self.world.backbone)
         given = Given(trunk, reward, found, pair, x_0)
         return arm.begin(given, **arm.settings)
 
     def recipe(self, job: Job, recipe: Recipe) -> Recipe:
         """A recipe as an arm has it; Eq. 79 for the aesthetic reward, as in the paper."""
-        changes = arm_of(job.arm).changes(self.world.backbone.latent)
+        arm = arm_of(job.arm)
         loss = {"loss": "score"} if job.reward == "aesthetic" else {}
-        return replace(recipe, **loss, **changes)
+        changes = loss | arm.changes(self.world.backbone.latent)
+        return replace(recipe, steps=round(arm.longer * recipe.steps), **changes)
 
     def data(self, jobs: Sequence[Job], split: Split, count: int) -> list[Prepared]:
         """What each learns from; what is the same is prepared once."""
-        shelf = Shelf(self.world, self.root / PREPARED)
+        shelf = Shelf(self.world, self.images, self.root / PREPARED)
         known: dict[tuple[str, Source], Prepared] = {}
         for job in jobs:
             key = job.reward, arm_of(job.arm).source
@@ -204,7 +204,7 @@ class Workshop:
         recipes = [
             replace(self.recipe(job, recipe), steps=steps, rate=rate) for job, rate in tried
         ]
-        data = self.data([job for job, _ in tried], "train", self.images)
+        data = self.data([job for job, _ in tried], "train", self.count)
         runs = [distill(*given) for given in zip(students, data, recipes, strict=True)]
         for records in zip(*runs, strict=True):
             for (job, _), record in zip(tried, records, strict=True):
@@ -219,6 +219,14 @@ class Workshop:
             ]
             self.folder(job).mkdir(parents=True, exist_ok=True)
             (self.folder(job) / TRIALS).write_text(json.dumps(of, indent=1) + "\n")
+
+    def _finished(self, job: Job, recipe: Recipe) -> bool:
+        """Whether an estimator has all the steps of a recipe."""
+        folder = self.folder(job)
+        if not (folder / MODEL).is_dir():
+            return False
+        made = json.loads((folder / BEGUN).read_text())["recipe"]["steps"]
+        return bool(made >= self.recipe(job, recipe).steps)
 
     def rate(self, job: Job) -> float:
         """The best learning rate that was tried for an estimator, or the one it borrows from.
@@ -253,8 +261,8 @@ class Workshop:
         Raises:
             ValueError: if a folder is of another recipe.
         """
-        jobs = [job for job in jobs if not (self.folder(job) / MODEL).is_dir()]
-        backbone, data = Shared(self.world.backbone), self.data(jobs, "train", self.images)
+        jobs = [job for job in jobs if not self._finished(job, recipe)]
+        backbone, data = Shared(self.world.backbone), self.data(jobs, "train", self.count)
         runs = []
         for job, prepared in zip(jobs, data, strict=True):
             own = replace(self.recipe(job, recipe), rate=rate or self.rate(job))
@@ -263,9 +271,8 @@ class Workshop:
                 "reward": job.reward,
                 "arm": job.arm,
                 "pick": job.chosen,
-                "images": self.images,
+                "images": self.count,
                 "source": arm_of(job.arm).source,
-                "together": len(jobs),
             }
             student = self.begin(job, backbone)
             runs.append(finetune(student, prepared, own, self.folder(job), about, keep))
@@ -290,7 +297,7 @@ def arm_of(name: str) -> Arm:
 
 
 def finetune(
-    model: EmbeddingEstimator,
+    model: Student,
     data: Prepared,
     recipe: Recipe,
     folder: Path,
@@ -298,6 +305,8 @@ def finetune(
     keep: Sequence[int] = (),
 ) -> Iterator[Record]:
     """Stage 2 in a folder; killed at any moment, the same call goes on.
+
+    A finished model is trained further by a recipe of more steps; what it was is kept as `step-N`.
 
     Args:
         model: After stage 1.
@@ -316,10 +325,13 @@ def finetune(
     begun = json.loads(json.dumps({**about, "recipe": asdict(recipe)}))
     if (folder / BEGUN).is_file():
         known = json.loads((folder / BEGUN).read_text())
-        if known != begun:
+        earlier = Recipe(**known["recipe"])
+        if {**known, "recipe": None} != {**begun, "recipe": None} or not recipe.continues(earlier):
             raise ValueError(f"expected a run of {begun} in {folder}, got {known}")
-    if (folder / MODEL).is_dir():
-        return
+        if (folder / MODEL).is_dir():
+            if earlier == recipe:
+                return
+            (folder / MODEL).rename(folder / f"step-{earlier.steps}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / BEGUN).write_text(json.dumps(begun, indent=1) + "\n")
     log = folder / LOG
@@ -333,7 +345,6 @@ def finetune(
                 model.save_pretrained(folder / f"step-{record.step}", begun)
         yield record
     model.save_pretrained(folder / MODEL, begun)
-    (folder / CHECKPOINT).unlink()
 
 
 def _shorten(log: Path, step: int) -> None:

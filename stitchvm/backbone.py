@@ -44,7 +44,8 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         latent: Shape of one latent, (C, H, W).
-        depth: Number of blocks.
+        depth: Number of blocks that are there: of a truncated backbone, which has no velocity,
+            fewer than the generator was trained with.
     """
 
     latent: tuple[int, ...]

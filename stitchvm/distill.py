@@ -2,12 +2,14 @@ r"""Stage 2 of StitchVM: finetuning layer and tail on noisy latents towards the 
 
     L = E | e_s(z_t) - e(x_0) |^2 + lambda_tok | tokens_s(z_t) - tokens(x_0) |^2           (Eq. 78)
     L = E  S(tokens_s - tokens) + S(e_s - e) + S(r_s - r),   S the Smooth-L1 loss          (Eq. 79)
+    L = E  2 / lambda^2 (exp(d) - d - 1),   d = lambda (r - r_s)                       (soft value)
 
 over unlabelled clean images x_0, t from a centre-biased distribution, the backbone frozen.  A
 squared error in a score makes its minimiser E[r(z_0) | z_t] (Prop. 1).  In unit embeddings it does
 not: the best unit vector is E[e] / |E[e]|, so a cosine comes out too high by 1 / |E[e | z_t]|
 (`norm=unit`, as published); an embedding of any length has E[e | z_t] itself as its minimiser
-(`norm=free`).
+(`norm=free`).  The third is not the paper's: it is least where E exp(d) = 1, at the soft value
+(1 / lambda) log E exp(lambda r) of Eq. 52, and is the squared error as lambda goes to 0.
 
 The paper says nothing of how tokens are averaged: here every loss is a sum over an embedding's
 numbers, and a mean over a token's.
@@ -20,7 +22,7 @@ import os
 import pickle
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -38,7 +40,7 @@ CHECKPOINT = "checkpoint.pt"
 
 
 class Student(Protocol):
-    """Whatever can be finetuned: a value model that shows what it scores."""
+    """Whatever can be finetuned and kept: a value model that shows what it scores."""
 
     reward: Reward
 
@@ -48,6 +50,15 @@ class Student(Protocol):
 
     def trained(self) -> dict[str, dict[str, nn.Parameter]]:
         """Named weights to train, by group: `layer` is new, `tail` was pretrained."""
+        ...
+
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        about: dict[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Write them, and what they belong to, into a new folder."""
         ...
 
 
@@ -63,7 +74,8 @@ class Recipe:
         decay: Weight decay.
         warmup: Steps of linear warm-up, then constant or `cosine` to nothing.
         schedule: The paper names none beyond the warm-up.
-        loss: `embedding` is Eq. 78, `score` Eq. 79.
+        loss: `embedding` is Eq. 78, `score` Eq. 79, `soft` the third.
+        lam: Lambda of the `soft` loss.
         token_weight: lambda_tok.
         times: `logit-normal`, the paper's "centre-biased" as we read it, or `uniform`.
         median: Of the logit-normal times; `match_snr(0.5, ...)` centres them by SNR.
@@ -79,13 +91,21 @@ class Recipe:
     decay: float = 0.0
     warmup: int = 100
     schedule: Literal["constant", "cosine"] = "constant"
-    loss: Literal["embedding", "score"] = "embedding"
+    loss: Literal["embedding", "score", "soft"] = "embedding"
+    lam: float = 1.0
     token_weight: float = 1.0
     times: Literal["logit-normal", "uniform"] = "logit-normal"
     median: float = 0.5
     average: float | None = None
     bf16: bool = False
     seed: int = 0
+
+    def continues(self, earlier: "Recipe") -> bool:
+        """Whether the steps of an earlier recipe are the first ones of this."""
+        longer = self.steps == earlier.steps or (
+            self.steps > earlier.steps and self.schedule == "constant"
+        )
+        return longer and replace(self, steps=earlier.steps) == earlier
 
     def rate_at(self, step: int) -> float:
         """Learning rate of the tail at a step."""
@@ -182,7 +202,11 @@ def decoded(backbone: Backbone, z_0: Tensor, batch: int) -> Iterator[Tensor]:
 def losses(
     student: Student, found: Features, target: Features, c: Prompts, recipe: Recipe
 ) -> dict[str, Tensor]:
-    """The terms of Eq. 78 or 79, each a mean over the batch."""
+    """The terms of a loss, each a mean over the batch."""
+    if recipe.loss == "soft":
+        score, clean = (student.reward.score(e, c) for e in (found.embedding, target.embedding))
+        d = recipe.lam * (clean - score)
+        return {"soft": 2 / recipe.lam**2 * (d.expm1() - d).mean()}
     smooth = recipe.loss == "score"
     distance = smooth_l1_loss if smooth else mse_loss
     off = distance(found.embedding, target.embedding, reduction="none")
@@ -245,7 +269,8 @@ def distill(
         student: Its trained weights get gradients while it runs; it must own them.
         data: Clean images.
         recipe: How.
-        folder: Of the checkpoint; a run that was stopped goes on from it, bit for bit on a CPU.
+        folder: Of the checkpoint; a run that was stopped goes on from it, bit for bit on a CPU,
+            and so does one that has ended and is to have more steps at a constant rate.
         every: Steps between checkpoints.
         keep: Steps with a checkpoint besides.
 
@@ -392,7 +417,7 @@ class _Run:
         if not path.exists():
             return
         state = _read(path)
-        if state["recipe"] != asdict(self.recipe):
+        if not self.recipe.continues(Recipe(**state["recipe"])):
             raise ValueError(
                 f"expected a checkpoint of {asdict(self.recipe)} at {path}, got {state['recipe']}"
             )

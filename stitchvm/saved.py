@@ -90,6 +90,24 @@ def read(folder: Path | str, config: str) -> Saved:
     return Saved(described, parts)
 
 
+def rounded(folder: Path | str, to: Path | str, dtype: torch.dtype = torch.float16) -> None:
+    """A saved value model in a new folder with weights rounded to a smaller dtype.
+
+    Raises:
+        FileNotFoundError: if the folder or a file of it is missing.
+        ValueError: if it is not what it was saved as, or the new folder exists.
+    """
+    configs = [path.name for path in sorted(Path(folder).glob("*.json"))]
+    if len(configs) != 1:
+        raise FileNotFoundError(f"expected a saved value model in {folder}, got {configs}")
+    described, parts = read(folder, configs[0])
+    smaller = {
+        name: {key: weight.to(dtype) for key, weight in tensors.items()}
+        for name, tensors in parts.items()
+    }
+    write(to, configs[0], {**described, "rounded": str(dtype).removeprefix("torch.")}, smaller)
+
+
 def agree(found: Mapping[str, Any], saved: Mapping[str, Any], folder: Path | str) -> None:
     """Refuse a model that is not of what it was saved of.
 

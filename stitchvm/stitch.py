@@ -9,6 +9,7 @@ Source: Stitched Value Model for Diffusion Alignment, 2026, arXiv:2605.19804.
 
 import copy
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -137,7 +138,8 @@ def resize(h: Tensor, size: tuple[int, int]) -> Tensor:
 class Stitched(EmbeddingEstimator):
     """The value model of Eq. 6: no decode, i blocks of the backbone, the reward from block j.
 
-    With the null prompt, as published, it aims at the mean under the `data` posterior (Eq. 8).
+    With the null prompt, as published, it aims at the mean under the `data` posterior (Eq. 8);
+    what it was finetuned towards is what it aims at.
 
     Args:
         backbone: The frozen backbone u.
@@ -148,6 +150,7 @@ class Stitched(EmbeddingEstimator):
         condition: What the trunk sees, the `null` prompt (published) or the `prompt`.
         gain: Of the embedding before it is made of unit length, whose mean a cosine reward needs
             (`norm=free`); None for the unit embedding (published).
+        target: What it aims at; when None the mean under the posterior of what the trunk sees.
 
     Raises:
         ValueError: if backbone or reward has no such block.
@@ -163,6 +166,7 @@ class Stitched(EmbeddingEstimator):
         *,
         condition: Condition = "null",
         gain: float | None = None,
+        target: Target | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= i <= backbone.depth:
@@ -173,7 +177,8 @@ class Stitched(EmbeddingEstimator):
         self.condition = condition
         self.gain = None if gain is None else nn.Parameter(torch.tensor(gain))
         self.latent = backbone.latent
-        self.target = Target(value="mean", posterior="data" if condition == "null" else "prompt")
+        seen: Literal["data", "prompt"] = "data" if condition == "null" else "prompt"
+        self.target = Target(posterior=seen) if target is None else target
 
     def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
         """What leaves the tail, with the embedding that is scored (Eq. 6)."""
@@ -201,7 +206,7 @@ class Stitched(EmbeddingEstimator):
     ) -> None:
         """Write layer, tail and what they belong to into a new folder, there whole or not at all.
 
-            stitch.json            i, j, condition, grid, latent, identities, digests, about
+            stitch.json            i, j, condition, target, grid, latent, identities, about
             linear.safetensors     F                   residual.safetensors   G, [CLS], gain
             tail.safetensors       r^{>=j}             null.safetensors       the null prompt
 
@@ -222,7 +227,8 @@ class Stitched(EmbeddingEstimator):
 
         Args:
             folder: As `save_pretrained` left it.
-            backbone: The one that it was made on; its first i blocks are enough.
+            backbone: The one that it was made on; its first i blocks and, of text, the null prompt
+                saved here are enough.
             reward: The one that it was made of, as it was pretrained.
 
         Raises:
@@ -243,6 +249,7 @@ class Stitched(EmbeddingEstimator):
             described["j"],
             condition=described["condition"],
             gain=None if gain is None else gain.item(),
+            target=Target(**described["target"]),
         )
         saved.agree(made._described(), described, folder)
         own = made._parts()
@@ -270,6 +277,7 @@ class Stitched(EmbeddingEstimator):
             "i": self.i,
             "j": self.j,
             "condition": self.condition,
+            "target": asdict(self.target),
             "grid": list(self.layer.size),
             "latent": list(self.latent),
             "backbone": identity(self.backbone.trunk_weights(self.i)),

@@ -16,7 +16,9 @@ from baselines.monte_carlo import aggregate, without_prompt
 from baselines.monte_carlo import build as monte_carlo
 from baselines.terminal import Terminal
 from bench import contract
+from bench.images import WorldImages
 from bench.stats import mean_interval
+from bench.stitching import Job, Workshop
 from bench.worlds.gaussian import GaussianWorld
 from bench.worlds.gaussian.truth import embedding_map
 from stitchvm.backbone import NULL
@@ -572,8 +574,36 @@ def test_gradient_equals_central_differences(name, estimator, settings):
 
 # The contract
 
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """Trained estimators before their training, by reward and name, as folders."""
+    root, folders = tmp_path_factory.mktemp("untrained"), {}
+    shop = Workshop(small(), root, WorldImages(small()))
+    for reward in REWARDS:
+        with pytest.warns(RuntimeWarning, match="features of block 2 have rank"):
+            shop.search(reward)  # responsibilities sum to 1
+        for arm in ("stitched", "vae_stitch", "noisy_student", "feature_head"):
+            folders[reward, arm] = root / reward / arm
+            shop.begin(Job(reward, arm)).save_pretrained(folders[reward, arm])
+    return folders
+
+
+@pytest.fixture
+def shipped(untrained, monkeypatch):
+    """The same, as if they came with the world."""
+
+    def trained(world, reward):
+        (name,) = (n for n in REWARDS if type(world.reward(n)) is type(reward))
+        return {arm: folder for (of, arm), folder in untrained.items() if of == name}
+
+    monkeypatch.setattr(GaussianWorld, "trained", trained)
+
+
 SETTINGS = {
+    "calibrated": [{"images": 40}, {"of": "tweedie", "posterior": "prompt", "images": 40}],
     "constant": [{"draws": 32}, {"draws": 32, "value": "soft", "lam": 0.7, "posterior": "data"}],
+    "feature_head": [{}],
     "linear_stitch": [{}, {"i": 1, "j": 2}, {"i": 4}],
     "monte_carlo": [
         *({"kernel": kernel, "steps": 3, "particles": 3} for kernel in KERNELS),
@@ -581,9 +611,12 @@ SETTINGS = {
         {"steps": 3, "particles": 5, "value": "soft", "lam": 0.7, "chunk": 7},
         {"steps": 3, "shift": 3.0, "posterior": "data", "chunk": 1},
     ],
+    "noisy_student": [{}],
+    "stitched": [{}],
     "terminal": [{}],
     "truth": [{}, {"posterior": "data"}, {"value": "soft", "lam": 0.7}],
     "tweedie": [{}, {"posterior": "data"}],
+    "vae_stitch": [{}],
 }
 
 
@@ -603,6 +636,7 @@ def test_every_estimator_has_settings_to_test():
 @pytest.mark.parametrize(
     ("name", "settings"), [(name, one) for name, every in SETTINGS.items() for one in every]
 )
+@pytest.mark.usefixtures("shipped")
 def test_estimator_keeps_the_contract(name, settings, reward):
     assert broken_promises(ESTIMATORS[name], reward, **settings) == {}
 

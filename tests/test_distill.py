@@ -14,6 +14,7 @@ from bench.worlds.shapes import shapes as shapes_world
 from bench.worlds.shapes.scenes import draw, render
 from stitchvm.backbone import NULL
 from stitchvm.distill import CHECKPOINT, Recipe, distill, losses, prepare
+from stitchvm.models import sd3
 from stitchvm.path import match_snr
 from stitchvm.reward import Features
 from stitchvm.search import Settings, search
@@ -145,6 +146,32 @@ def test_only_a_free_embedding_has_the_mean_as_its_minimiser():
     torch.testing.assert_close(
         normalize(unit, dim=0).detach(), mean / mean.norm(), rtol=0, atol=1e-6
     )
+
+
+def test_the_soft_loss_is_least_at_the_soft_value(world, interfaces):
+    """Of rewards seen at one latent: log E exp(lambda r) / lambda, by Newton's method."""
+    scored = student(world, interfaces, reward="aesthetic")
+    target = features(1, unit=True)
+    r = scored.reward.score(target.embedding, [NULL] * 5).double()
+    for lam in (0.01, 2.0):
+        soft = (lam * r).exp().mean().log() / lam
+        recipe = replace(RECIPE, loss="soft", lam=lam)
+
+        def loss(v, recipe=recipe):
+            e = scored.reward.w * (v - scored.reward.b) / scored.reward.w.square().sum()
+            found = Features(target.tokens, e.expand(5, -1).float())
+            return losses(scored, found, target, [NULL] * 5, recipe)["soft"].double()
+
+        around = torch.stack([loss(soft + off) for off in (-0.3, 0.0, 0.3)])
+        assert around.argmin() == 1
+        assert loss(soft + 0.02) - loss(soft - 0.02) == pytest.approx(0, abs=2e-3)
+    assert around[1] > 0
+    small = replace(RECIPE, loss="soft", lam=1e-2)
+    found = features(0, unit=True)
+    x = r - scored.reward.score(found.embedding, [NULL] * 5)
+    near = (x**2 + 1e-2 * x**3 / 3 + 1e-4 * x**4 / 12).mean()  # Taylor: the squared error first
+    terms = losses(scored, found, target, [NULL] * 5, small)
+    assert terms["soft"].item() == pytest.approx(near.item(), rel=1e-3)
 
 
 # Noise and rates
@@ -317,6 +344,19 @@ def test_loaded_equals_kept_bit_for_bit(kept, world, tmp_path):
     assert json.loads((tmp_path / "saved" / "stitch.json").read_text())["about"] == {"steps": 6}
     with refused(f"expected a new folder, got {tmp_path / 'saved'}, which exists"):
         kept.save_pretrained(tmp_path / "saved")
+
+
+def test_first_blocks_and_the_saved_null_prompt_are_enough(kept, world, tmp_path):
+    kept.save_pretrained(tmp_path / "saved")
+    null = tmp_path / "saved" / "null.safetensors"
+    first = sd3.load(world.folder / "large", blocks=kept.i, null=null)
+    assert not list(first.texts.parameters())
+    again = Stitched.from_pretrained(tmp_path / "saved", first, world.reward("clip"))
+    z_t, t, c = noisy(world)
+    for found, expected in zip(
+        value_and_gradient(again, z_t, t, c), value_and_gradient(kept, z_t, t, c), strict=True
+    ):
+        assert torch.equal(found, expected)
 
 
 def test_what_it_was_not_made_of_is_refused(kept, world, tmp_path):

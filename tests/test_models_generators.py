@@ -1,5 +1,8 @@
 """SD 3.5 and FLUX adapters against diffusers itself, on tiny random weights in float64."""
 
+import json
+import re
+import shutil
 import socket
 from collections import Counter
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -29,12 +33,16 @@ from transformers import (
     T5EncoderModel,
 )
 
+from bench.worlds.gaussian import GaussianWorld
 from stitchvm.backbone import NULL
+from stitchvm.identity import identity
 from stitchvm.models import flux, sd3
 from stitchvm.models.flux import FluxBackbone, FluxTexts
 from stitchvm.models.sd3 import Sd3Backbone, Sd3Texts
 from stitchvm.path import time_grid
 from stitchvm.sample import Ode, sample
+from stitchvm.stitch import LinearFit, Stitched, StitchLayer
+from stitchvm.value import value_and_gradient
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "a", "red", "blue", "circle", "square"]
 PROMPTS = ["a red circle", NULL]
@@ -511,6 +519,9 @@ def test_parts_that_do_not_fit_are_refused():
 
 LOADERS = {
     "sd3": lambda folder, **kwargs: sd3.load(folder, text_length=0, **kwargs),
+    "sd35_medium": lambda folder, **kwargs: sd3.load(
+        folder, text_length=6, latent=(4, 8, 12), **kwargs
+    ),
     "flux_dev": lambda folder, **kwargs: flux.load(
         folder, text_length=7, guidance=3.5, latent=(4, 8, 12), **kwargs
     ),
@@ -542,7 +553,9 @@ def test_a_saved_pipeline_loads_back(name, tmp_path):
     )
     half.save_pretrained(tmp_path / "half")
     single = load(tmp_path, transformer="half")
-    assert {p.dtype for p in single.parameters()} == {torch.float32}
+    assert {w.dtype for w in single.transformer.state_dict().values()} == {torch.float32}
+    low = load(tmp_path, dtype=torch.bfloat16)
+    assert {w.dtype for w in low.transformer.state_dict().values()} == {torch.bfloat16}
     u_half = single.velocity(z_t.float(), TIMES, PROMPTS)
     torch.testing.assert_close(u_half.double(), u, rtol=0, atol=0.05)
 
@@ -587,3 +600,234 @@ def test_a_missing_folder_is_reported_at_once(name, tmp_path):
         load(tmp_path)
     with pytest.raises(FileNotFoundError, match="got no small/config.json"):
         load(tmp_path, transformer="small")
+
+
+# The first blocks alone
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+
+
+def refused(message, kind=ValueError):
+    return pytest.raises(kind, match=f"^{re.escape(message)}$")
+
+
+def keep(name, folder, shard=None):
+    """A whole pipeline in a folder, with the transformer in shards of a size."""
+    backbone = build(name)
+    backbone.texts.pipeline.save_pretrained(folder)
+    if shard is not None:
+        shutil.rmtree(folder / "transformer")
+        backbone.transformer.save_pretrained(folder / "transformer", max_shard_size=shard)
+    assert (folder / "transformer" / INDEX).is_file() == (shard is not None)
+    return backbone
+
+
+def behind(backbone, i):
+    """Names of the weights that follow block i."""
+    model = backbone.transformer
+    parts = (*backbone.blocks[i:], model.norm_out, model.proj_out)
+    places = {w.data_ptr() for part in parts for w in part.parameters()}
+    return {name for name, w in model.state_dict().items() if w.data_ptr() in places}
+
+
+def graded(backbone, i, c):
+    """Features of block i, and a gradient of theirs."""
+    z_t = latents(backbone).requires_grad_()
+    features = backbone.trunk(z_t, TIMES, i, c).features
+    return features, torch.autograd.grad(features.square().sum(), z_t)[0]
+
+
+@pytest.mark.parametrize("files", ["transformer", "shards"])
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.usefixtures("offline")
+def test_first_blocks_are_those_of_the_whole_to_the_bit(name, files, tmp_path):
+    """However the files are cut: kernels may round by where a weight lies in memory."""
+    model = keep(name, tmp_path).transformer
+    model.save_pretrained(tmp_path / "shards", max_shard_size="16KB")
+    whole = LOADERS[name](tmp_path, dtype=torch.float64)
+    weights = whole.transformer.state_dict()
+    for blocks in range(1, whole.depth):
+        first = LOADERS[name](tmp_path, transformer=files, blocks=blocks, dtype=torch.float64)
+        kept = first.transformer.state_dict()
+        assert first.depth == blocks
+        assert kept.keys() == weights.keys() - behind(whole, blocks)
+        assert all(torch.equal(kept[n], weights[n]) for n in kept)
+        sizes = [w.numel() for w in first.transformer.parameters()]
+        assert sum(sizes) == sum(w.numel() for w in whole.trunk_weights(blocks).values())
+        assert not any(w.requires_grad for w in first.parameters())
+        assert not any(m.training for m in first.modules())
+        for i in range(1, blocks + 1):
+            assert identity(first.trunk_weights(i)) == identity(whole.trunk_weights(i))
+            for c in (None, PROMPTS):
+                for found, expected in zip(graded(first, i, c), graded(whole, i, c), strict=True):
+                    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_all_blocks_are_the_whole(name, tmp_path):
+    depth = keep(name, tmp_path, "16KB").depth
+    loaded, whole = (LOADERS[name](tmp_path, blocks=b, dtype=torch.float64) for b in (depth, None))
+    z_t = latents(whole)
+    u = whole.velocity(z_t, TIMES, PROMPTS)
+    assert torch.equal(loaded.velocity(z_t, TIMES, PROMPTS), u)
+    torch.testing.assert_close(loaded.resume(loaded.trunk(z_t, TIMES, 1, PROMPTS)), u, **EXACT)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_shards_with_nothing_but_later_blocks_may_be_missing(name, tmp_path):
+    folder = keep(name, tmp_path, "16KB") and tmp_path / "transformer"
+    shards = json.loads((folder / INDEX).read_text())["weight_map"]
+    first = LOADERS[name](tmp_path, blocks=1, dtype=torch.float64)
+    needed = {shards[n] for n in first.transformer.state_dict()}
+    spared = set(shards.values()) - needed
+    assert spared
+    for shard in spared:
+        (folder / shard).unlink()
+    again = LOADERS[name](tmp_path, blocks=1, dtype=torch.float64)
+    assert all(map(torch.equal, graded(again, 1, None), graded(first, 1, None)))
+    lost = min(needed)
+    (folder / lost).unlink()
+    with pytest.raises(FileNotFoundError, match=f"expected .* in {folder}, got no {lost};"):
+        LOADERS[name](tmp_path, blocks=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", LOADERS)
+def test_first_blocks_are_cast_and_moved_as_the_whole_is(name, dtype, tmp_path):
+    keep(name, tmp_path)
+    half = LOADERS[name](tmp_path, dtype=torch.float16).transformer
+    half.save_pretrained(tmp_path / "half", max_shard_size="16KB")
+    for transformer in ("transformer", "half"):
+        settings = {"transformer": transformer, "dtype": dtype}
+        first, whole = (LOADERS[name](tmp_path, blocks=b, **settings) for b in (2, None))
+        kept, weights = first.transformer.state_dict(), whole.transformer.state_dict()
+        assert {w.dtype for w in kept.values()} == {dtype}
+        assert all(torch.equal(kept[n], weights[n]) for n in kept)
+    moved = LOADERS[name](tmp_path, blocks=2, device="meta")
+    assert {w.device.type for w in moved.state_dict().values()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_first_blocks_refuse_what_needs_more(name, tmp_path):
+    depth = keep(name, tmp_path).depth
+    first = LOADERS[name](tmp_path, blocks=2, dtype=torch.float64)
+    z_t = latents(first)
+    state = first.trunk(z_t, TIMES, 1, PROMPTS)
+    for further in (first, first.with_decoder(tiny_decoder())):
+        with refused(f"expected all {depth} blocks for a velocity, got the first 2"):
+            further.velocity(z_t, TIMES, PROMPTS)
+        with refused(f"expected all {depth} blocks for a velocity, got the first 2"):
+            further.resume(state)
+    with refused("expected i in 1..2, got 3"):
+        first.trunk(z_t, TIMES, 3)
+    with refused("expected i in 1..2, got 3"):
+        first.advance(state, 3)
+    with refused("expected i in 1..2, got 3"):
+        first.trunk_weights(3)
+    for blocks in (-1, 0, depth + 1):
+        with refused(f"expected blocks in 1..{depth}, got {blocks}"):
+            LOADERS[name](tmp_path, blocks=blocks)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_first_blocks_of_other_weights_than_configured_are_refused(name, tmp_path):
+    keep(name, tmp_path)
+    folder = tmp_path / "transformer"
+    said = f"expected the weights that {folder / 'config.json'} describes, got"
+    whole = load_file(folder / WEIGHTS)
+    last = max(key for key in whole if key.startswith("transformer_blocks.2") or "proj_out" in key)
+    save_file({key: w for key, w in whole.items() if key != last}, folder / WEIGHTS)
+    with refused(f"{said} 1 missing or unknown: {last}"):
+        LOADERS[name](tmp_path, blocks=1)
+    more = {f"more.{k}": torch.zeros(1) for k in range(7)}
+    save_file(whole | more, folder / WEIGHTS)
+    with refused(f"{said} 7 missing or unknown: {', '.join(sorted(more)[:5])}"):
+        LOADERS[name](tmp_path, blocks=1)
+    wrong = whole["context_embedder.bias"][1:].clone()
+    save_file(whole | {"context_embedder.bias": wrong}, folder / WEIGHTS)
+    with pytest.raises(RuntimeError, match=r"size mismatch for context_embedder\.bias"):
+        LOADERS[name](tmp_path, blocks=1)
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match=f"expected {WEIGHTS} in {folder}, got no"):
+        LOADERS[name](tmp_path, blocks=1)
+
+
+# The null prompt of a file
+
+
+def stitched(backbone, i):
+    """A value model of the backbone and a closed-form reward, float64."""
+    rng = torch.Generator().manual_seed(5)
+    width = backbone.trunk(latents(backbone, 1), TIMES[:1], 1).features.shape[1]
+    weight, bias = (torch.randn(s, generator=rng).double() for s in ((16, width), (16,)))
+    return Stitched(backbone, i, StitchLayer(LinearFit(weight, bias, 0, 0.0), (2, 2)), REWARD)
+
+
+WORLD = GaussianWorld(latent=(2, 2, 2), components=3, rank=2, prompts=2)
+REWARD = WORLD.reward("sigmoid")
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.usefixtures("offline")
+def test_a_saved_value_model_needs_its_blocks_and_its_null_prompt(name, tmp_path):
+    backbone = keep(name, tmp_path / "whole", "16KB")
+    z_t, c = latents(backbone), list(WORLD.prompts)
+    for i in range(1, backbone.depth + 1):
+        kept, saved = stitched(backbone, i), tmp_path / f"saved-{i}"
+        kept.save_pretrained(saved)
+        bare = tmp_path / f"bare-{i}"
+        for part in ("transformer", "vae"):
+            shutil.copytree(tmp_path / "whole" / part, bare / part)
+        first = LOADERS[name](bare, blocks=i, null=saved / "null.safetensors", dtype=torch.float64)
+        again = Stitched.from_pretrained(saved, first, REWARD)
+        expected = value_and_gradient(kept, z_t, TIMES, c)
+        for found, known in zip(value_and_gradient(again, z_t, TIMES, c), expected, strict=True):
+            assert torch.equal(found, known)
+        assert expected[1].abs().max() > 0
+        if i > 1:
+            less = LOADERS[name](bare, blocks=i - 1, null=saved / "null.safetensors")
+            with refused(f"expected i in 1..{i - 1}, got {i}"):
+                Stitched.from_pretrained(saved, less, REWARD)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.usefixtures("offline")
+def test_a_null_prompt_of_a_file_stands_in_for_the_text_encoders(name, tmp_path, monkeypatch):
+    backbone = keep(name, tmp_path)
+    file = backbone.texts.save_null(tmp_path)
+    file = file.rename(tmp_path / "elsewhere.safetensors")
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("something read a text encoder")
+
+    monkeypatch.setattr(sd3, "load_texts", refuse)
+    monkeypatch.setattr(flux, "load_texts", refuse)
+    loaded = LOADERS[name](tmp_path, blocks=1, null=file, dtype=torch.float64)
+    assert not any("encoders" in key for key in loaded.state_dict())
+    assert all(map(torch.equal, graded(loaded, 1, None), graded(backbone, 1, None)))
+    with refused(
+        "expected the null prompt, the only one known without text encoders, got 'a red circle'"
+    ):
+        loaded.trunk(latents(loaded), TIMES, 1, PROMPTS)
+
+
+def test_files_without_a_fitting_null_prompt_are_refused(tmp_path):
+    backbone = keep("sd3", tmp_path)
+    file = tmp_path / "null.safetensors"
+    with refused(
+        f"expected the null prompt's embedding in {file}, got no such file", FileNotFoundError
+    ):
+        sd3.load(tmp_path, null=file)
+    save_file({"prompt_embeds": torch.zeros(1, 2, WIDTH), "pooled": torch.zeros(1, 20)}, file)
+    with refused(
+        f"expected prompt_embeds and pooled_prompt_embeds in {file}, "
+        "got ['pooled', 'prompt_embeds']"
+    ):
+        sd3.load(tmp_path, null=file)
+    other = build("flux_dev").texts.save_null(tmp_path)
+    with refused(
+        f"expected text embeddings of width {WIDTH} and 20 pooled, as the transformer takes, "
+        f"got {WIDTH} and 8"
+    ):
+        sd3.load(tmp_path, null=other, latent=backbone.latent)

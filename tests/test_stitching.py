@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from baselines.feature_head import FeatureHead
 from baselines.noisy_student import NoisyStudent
@@ -14,9 +15,11 @@ from baselines.vae_stitch import Latent, VaeStitched
 from bench import stitching
 from bench.arms import ARMS, Given
 from bench.cli import main
+from bench.images import WorldImages
 from bench.stitch_commands import ARM_NAMES
 from bench.stitching import Job, Workshop
 from bench.worlds.shapes import shapes as shapes_world
+from bench.worlds.shapes.scenes import draw, render
 from stitchvm.distill import Recipe, distill
 from stitchvm.memo import Shared
 from stitchvm.search import Settings, load
@@ -33,7 +36,9 @@ def world():
 @pytest.fixture(scope="module")
 def shop(world, tmp_path_factory):
     """Where few images are learned from, with all searches made."""
-    shop = Workshop(world, tmp_path_factory.mktemp("stitch"), images=40, checked=16)
+    shop = Workshop(
+        world, tmp_path_factory.mktemp("stitch"), WorldImages(world), count=40, checked=16
+    )
     for trunk in ("backbone", "latent"):
         shop.search("clip", trunk)
     return shop
@@ -80,7 +85,7 @@ def test_the_commands_know_every_arm():
 @pytest.mark.parametrize("arm", ["stitched_free", "noisy_student"])
 def test_a_free_gain_makes_clean_embeddings_of_unit_length(arm, shop):
     reward = shop.world.reward("clip")
-    x_0 = next(stitching.pictures(shop.world, "train", 200))
+    x_0 = next(shop.images.shown("train", 200)).x_0
     with torch.no_grad():
         raw = reward.features(x_0).raw
     given = Given(shop.world.backbone, reward, shop.search("clip"), (3, 1), x_0)
@@ -105,7 +110,7 @@ def test_images_are_prepared_once(copied, monkeypatch):
     assert len(first[0].c) == len(first[0].z_0) == 40
     reward = copied.world.reward("clip")
     with torch.no_grad():
-        x_0 = torch.cat(list(stitching.pictures(copied.world, "train", 40)))
+        x_0 = torch.cat([shown.x_0 for shown in copied.images.shown("train", 40)])
         assert torch.equal(first[0].z_0, copied.world.backbone.encode(x_0))
         assert torch.equal(first[0].embedding, reward.features(x_0).embedding)
         (of_latents,) = copied.data([Job("clip", "stitched_latents")], "train", 40)
@@ -123,7 +128,7 @@ def test_all_arms_train_together_as_each_does_alone(copied):
     list(copied.train(jobs, RECIPE, keep=(3,), rate=1e-3))
     for job in jobs:
         alone = copied.begin(job)
-        (data,) = copied.data([job], "train", copied.images)
+        (data,) = copied.data([job], "train", copied.count)
         recipe = replace(copied.recipe(job, RECIPE), rate=1e-3)
         records = list(distill(alone, data, recipe))
         logged = (copied.folder(job) / "log.jsonl").read_text().splitlines()
@@ -193,6 +198,28 @@ def test_a_killed_finetuning_goes_on_and_logs_each_step_once(copied, monkeypatch
         list(stitching.finetune(None, None, replace(RECIPE, rate=0.01), folders[1], {}))
 
 
+def test_training_further_is_training_longer(copied):
+    job = Job("clip", "feature_head")
+    list(copied.train([job], replace(RECIPE, average=3.0), rate=1e-3))
+    longer = replace(RECIPE, steps=9, average=3.0)
+    rest = list(copied.train([job], longer, rate=1e-3))
+    assert [told.record.step for told in rest] == [6, 7, 8, 9]
+    assert list(copied.train([job], longer, rate=1e-3)) == []
+    assert list(copied.train([job], RECIPE, rate=1e-3)) == []
+    alone = replace(copied, root=copied.root.parent / "alone")
+    shutil.copytree(copied.root / "prepared", alone.root / "prepared")
+    shutil.copytree(copied.root / "clip/search-backbone", alone.root / "clip/search-backbone")
+    list(alone.train([job], longer, rate=1e-3, keep=(5,)))
+    for part in ("step-5", "model"):
+        a, b = (shop.folder(job) / part / "head.safetensors" for shop in (copied, alone))
+        assert a.read_bytes() == b.read_bytes(), part
+    a, b = ((shop.folder(job) / "log.jsonl").read_text() for shop in (copied, alone))
+    assert a == b
+    falling = replace(longer, steps=12, schedule="cosine")
+    with pytest.raises(ValueError, match="expected a run of"):
+        list(copied.train([job], falling, rate=1e-3))
+
+
 def test_a_latent_stitch_is_blind_to_the_noise_level(copied):
     found = copied.search("clip", "latent")
     assert {(p.i, p.j) for p in found.pairs} == {(1, j) for j in range(1, 5)}
@@ -226,6 +253,24 @@ def test_models_are_loaded_by_name_or_folder_and_never_on_another(copied, monkey
         VaeStitched.from_pretrained(made, world.backbone, reward)
 
 
+def test_a_model_can_be_kept_in_half_the_bytes(copied):
+    job, world = Job("clip", "feature_head"), copied.world
+    list(copied.train([job], RECIPE, rate=1e-3))
+    made, smaller = copied.folder(job) / "model", copied.root / "smaller"
+    assert run("export", made, smaller) == 0
+    whole, half = (f / "head.safetensors" for f in (made, smaller))
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    models = [
+        FeatureHead.from_pretrained(folder, world.backbone, world.reward("clip"))
+        for folder in (made, smaller)
+    ]
+    for a, b in zip(*(model.head.parameters() for model in models), strict=True):
+        assert torch.equal(a.half(), b.half())
+        assert b.dtype == torch.float32
+    assert run("export", made, smaller) == 2
+    assert run("export", copied.root / "nowhere", copied.root / "new") == 2
+
+
 def test_the_commands_search_tune_and_train(tmp_path, capsys):
     given = ("shapes", "--reward", "aesthetic", "--out", tmp_path)
     assert run("search", *given, "--probes", 40) == 0
@@ -247,6 +292,18 @@ def test_the_commands_search_tune_and_train(tmp_path, capsys):
         "stitched_prompt",
         "paper",
     )
+
+
+def test_a_folder_of_images_can_be_searched(tmp_path, capsys):
+    for k, x in enumerate(render(draw("train", 60))):
+        numbers = ((x.movedim(0, -1) + 1) * 127.5).round().byte().numpy()
+        Image.fromarray(numbers).save(tmp_path / f"{k}.png")
+    given = ("--reward", "clip", "--out", tmp_path / "out", "--pictures", tmp_path)
+    assert run("search", "shapes", *given, "--probes", 40) == 2
+    assert "expected 200 images for 'held' in" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    assert run("search", "shapes", *given[:-1], tmp_path / "none") == 2
+    assert "expected at least one image (.png, .jpg" in capsys.readouterr().err
 
 
 def test_commands_say_what_is_missing(tmp_path, capsys):

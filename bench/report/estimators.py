@@ -14,7 +14,12 @@ HUES = {  # first Okabe & Ito (2008), then Tol's muted scheme; told apart by any
     "constant": "#7f7f7f",
     "terminal": "#cc79a7",
     "tweedie": "#d55e00",
+    "stitched": "#117733",
     "linear_stitch": "#009e73",
+    "calibrated": "#661100",
+    "vae_stitch": "#aa4499",
+    "noisy_student": "#b8a100",
+    "feature_head": "#56b4e9",
     "monte_carlo reversal": "#0072b2",
     "monte_carlo ode": "#e69f00",
     "monte_carlo square": "#882255",
@@ -22,7 +27,7 @@ HUES = {  # first Okabe & Ito (2008), then Tol's muted scheme; told apart by any
     "monte_carlo flow_grpo": "#44aa99",
     "monte_carlo exact": "#332288",
 }
-SPARE = ("#56b4e9", "#aa4499", "#117733", "#b8a100", "#661100", "#6699cc", "#888888")
+SPARE = ("#6699cc", "#888888", "#a0522d", "#5f9ea0", "#d4a6c8", "#4b6f44", "#c08457")
 REFERENCES = ("truth", "constant")  # not shaded
 LINES = {"constant": "--", "monte_carlo exact": ":"}
 MARKERS = "os^DvPX<>hpd*8H"

@@ -43,6 +43,7 @@ SHOWN = {  # heat maps and tables: column to title, and whether more is better
 QUALITIES = {"recall": "Recall@1", "error": "embedding error"}
 MARKS = {"paper": "*", "cheap": "~"}
 LINES = {"paper": "-", "cheap": "--"}
+FRAME = "#d00000"
 COLOURS = ("#332288", "#0072b2", "#44aa99", "#117733", "#e69f00", "#d55e00", "#882255", "#888888")
 
 
@@ -242,10 +243,7 @@ def heat(facet: Facet) -> Figure:
         axis.grid(visible=False)
         _numbers(axis, cells, shades, more=more)
         for pick, line in LINES.items():
-            for row in rows[rows[pick]].itertuples():
-                x, y = list(cells.columns).index(row.i), list(cells.index).index(row.j)
-                axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, linestyle=line,
-                                         edgecolor="#d00000", linewidth=1.6, zorder=5))  # fmt: skip
+            _frame(axis, rows.pivot_table(index="j", columns="i", values=pick), line)
     drawing.label(out, axes, "backbone block i", "reward block j")
     return out
 
@@ -259,6 +257,14 @@ def _numbers(axis: Axes, cells: pd.DataFrame, shades: np.ndarray, *, more: bool)
         if np.isfinite(value):
             axis.text(x, y, numbers.plain(value, 2), ha="center", va="center", fontsize=5,
                       color="black" if bright[y, x] > HALF else "white")  # fmt: skip
+
+
+def _frame(axis: Axes, picked: pd.DataFrame, line: str) -> None:
+    """A frame round the cell that was picked."""
+    for y, x in np.argwhere(picked.to_numpy(dtype=float) > 0):
+        at = (float(x) - 0.5, float(y) - 0.5)
+        axis.add_patch(Rectangle(at, 1, 1, fill=False, zorder=5, linestyle=line,
+                                 edgecolor=FRAME, linewidth=1.6))  # fmt: skip
 
 
 def _ranked(cells: pd.DataFrame) -> np.ndarray:

@@ -21,10 +21,11 @@ from torch import Tensor
 import baselines
 from bench.arms import ARMS, TRUNKS, Trunk
 from bench.cell import CostProtocol, Spec
+from bench.images import WorldImages
 from bench.interleaved import UNITS, clock_of, interleaved
 from bench.meter import peak_bytes
 from bench.resolve import resolve
-from bench.stitching import Job, Workshop, pictures
+from bench.stitching import Job, Workshop
 from bench.tasks.outcome import Outcome, Phases
 from bench.worlds import make as make_world
 from stitchvm.backbone import Backbone
@@ -35,7 +36,7 @@ from stitchvm.reward import Reward
 from stitchvm.search import ENTRIES, search
 from stitchvm.streams import Streams
 from stitchvm.value import ValueEstimator, value_and_gradient
-from stitchvm.world import World
+from stitchvm.world import Split, World
 
 Row = dict[str, Any]
 Call = Callable[[], object]
@@ -53,7 +54,7 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
     with TemporaryDirectory() as folder:
         with phases("build"):
             world = make_world(spec.world, device)
-            shop = Workshop(world, Path(folder), images=protocol.images)
+            shop = Workshop(world, Path(folder), WorldImages(world), protocol.images)
             place = Place(shop, spec.reward.build, protocol, spec.seed)
             measure = resolve(spec.estimator.build, MEASURED, "estimator")
         with phases("measured"):
@@ -89,6 +90,10 @@ class Place:
     def device(self) -> torch.device:
         """Where the world computes."""
         return next(iter(self.shop.world.backbone.state_dict().values())).device
+
+    def begin(self, job: Job) -> Any:
+        """An arm, untrained: a student, and a value estimator."""
+        return self.shop.begin(job)
 
     def compared(self, what: str, batch: int, pair: dict[str, Asked]) -> Row:
         """A row: two calls in turns, then the FLOPs and peak memory of each.
@@ -134,7 +139,7 @@ def search_cost(place: Place, *, trunk: Trunk = "backbone") -> Iterator[Row]:
     """Stage 1 against what it cannot do without: its images once through both models."""
     world, protocol = place.shop.world, place.protocol
     backbone, reward = TRUNKS[trunk](world.backbone), world.reward(place.reward)
-    probe, held = (list(pictures(world, split, protocol.probes)) for split in ("train", "held"))
+    probe, held = (clean(world, split, protocol.probes) for split in ("train", "held"))
     calls: dict[str, Call] = {
         "search": partial(search, backbone, reward, probe, held),
         "pass over probe and held-out images": partial(
@@ -162,6 +167,11 @@ def feature_pass(backbone: Backbone, reward: Reward, images: Iterable[Tensor]) -
             h = reward.advance(h, j, j + 1)
 
 
+def clean(world: World, split: Split, count: int) -> list[Tensor]:
+    """Images x_0 in batches."""
+    return [shown.x_0 for shown in world.images(split, count)]
+
+
 def arm_cost(place: Place, job: Job) -> Iterator[Row]:
     """What an arm costs to ask and to train."""
     for batch in place.protocol.batches:
@@ -173,8 +183,8 @@ def step_cost(place: Place, job: Job) -> Row:
     """An optimiser step, each arm with students, data and optimiser of its own."""
     batch, rounds = place.protocol.batch, place.protocol.rounds
     yardstick = Job(place.reward, YARDSTICK)
-    (data, others) = place.shop.data([job, yardstick], "train", place.shop.images)
-    students = [place.shop.begin(which) for which in (job, yardstick)]
+    (data, others) = place.shop.data([job, yardstick], "train", place.shop.count)
+    students = [place.begin(which) for which in (job, yardstick)]
     runs = [
         distill(student, prepared, place.shop.recipe(which, Recipe(rounds + UNTIMED, batch)))
         for student, prepared, which in zip(
@@ -192,7 +202,7 @@ def step_cost(place: Place, job: Job) -> Row:
 def value_costs(place: Place, job: Job, batch: int) -> Iterator[Row]:
     """A value, and a value with its gradient, of a batch of latents."""
     world = place.shop.world
-    model = place.shop.begin(job).requires_grad_(requires_grad=False)
+    model = place.begin(job).requires_grad_(requires_grad=False)
     tweedie = baselines.ESTIMATORS["tweedie"](world, world.reward(job.reward), posterior="data")
     given = latents(world, batch, place.protocol.sigma, place.seed)
     for what, ask, count in (
@@ -224,7 +234,7 @@ def backward(estimator: ValueEstimator, z_t: Tensor, t: Tensor, c: list[str]) ->
 @torch.no_grad()
 def latents(world: World, count: int, sigma: float, seed: int) -> tuple[Tensor, Tensor, list[str]]:
     """Noisy latents of held-out images at one noise level, and prompts."""
-    z_0 = world.backbone.encode(torch.cat(list(pictures(world, "held", count))))
+    z_0 = world.backbone.encode(torch.cat(clean(world, "held", count)))
     t = z_0.new_tensor(sigma)
     eps = Streams.of(seed, "cost", rows=count).normal(z_0)
     c = [world.prompts[k % len(world.prompts)] for k in range(count)]

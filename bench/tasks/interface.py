@@ -21,28 +21,29 @@ from torch import Tensor
 
 from bench.arms import ARMS, Given, stitched
 from bench.cell import InterfaceProtocol, Spec
+from bench.images import WorldImages
 from bench.metrics.retrieval import recall_at_1
 from bench.resolve import UnknownName
-from bench.stitching import Job, Workshop, pictures
+from bench.stitching import Job, Workshop
 from bench.tasks.outcome import Outcome, Phases
 from bench.worlds import make as make_world
-from stitchvm.distill import Recipe, distill
+from stitchvm.distill import Recipe, Student, distill
 from stitchvm.memo import Shared
 from stitchvm.path import noise
 from stitchvm.reward import Reward
 from stitchvm.search import Pair, Search, Settings, search
 from stitchvm.streams import Streams, derive
-from stitchvm.value import EmbeddingEstimator
-from stitchvm.world import World
+from stitchvm.world import Split, World
 
-Begin = Callable[[Given], EmbeddingEstimator]
+Begin = Callable[[Given], Student]
 AT_ONCE = 100  # pictures
+SPLITS: tuple[Split, ...] = ("train", "held")
 
 
 def _begin(name: str) -> Begin:
     """The build of an arm, which has no settings of its own."""
 
-    def build(given: Given) -> EmbeddingEstimator:
+    def build(given: Given) -> Student:
         return ARMS[name].begin(given, **ARMS[name].settings)
 
     return build
@@ -84,7 +85,7 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
         if not pairs:
             raise ValueError(f"expected i in 1..{world.backbone.depth}, got {protocol.i}")
     backbone = Shared(world.backbone)
-    x_0 = next(pictures(world, "train", protocol.probes))
+    x_0 = next(world.images("train", protocol.probes)).x_0
     students = [
         STITCHED[spec.estimator.build](Given(backbone, reward, found, (pair.i, pair.j), x_0))
         for pair in pairs
@@ -108,16 +109,14 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
 def _search(world: World, reward: Reward, protocol: InterfaceProtocol, seed: int) -> Search:
     """Stage 1 over all pairs, the last blocks of the reward included."""
     entries = protocol.entries or tuple(range(1, reward.depth + 1))
-    images = (list(pictures(world, split, protocol.probes)) for split in ("train", "held"))
+    images = ([shown.x_0 for shown in world.images(split, protocol.probes)] for split in SPLITS)
     return search(world.backbone, reward, *images, settings=Settings(entries=entries, seed=seed))
 
 
-def _train(
-    students: list[EmbeddingEstimator], world: World, spec: Spec, protocol: InterfaceProtocol
-) -> None:
+def _train(students: list[Student], world: World, spec: Spec, protocol: InterfaceProtocol) -> None:
     """Stage 2 of all pairs, a step of each in turn."""
     with TemporaryDirectory() as folder:
-        shop = Workshop(world, Path(folder), images=protocol.images)
+        shop = Workshop(world, Path(folder), WorldImages(world), protocol.images)
         job = Job(spec.reward.build, spec.estimator.build)
         (data,) = shop.data([job], "train", protocol.images)
     asked = {name: getattr(protocol, name) for name in ("steps", "batch", "rate", "warmup")}
@@ -168,7 +167,7 @@ class Judge:
         self.clean = recall_at_1(scores, self.true)
 
     @torch.no_grad()
-    def of(self, models: Sequence[EmbeddingEstimator]) -> list[Judged]:
+    def of(self, models: Sequence[Student]) -> list[Judged]:
         """What value models are worth; those on a shared backbone share its work."""
         found = []
         at_times, at_sigma = (
@@ -179,7 +178,7 @@ class Judge:
             found.append(Judged(error, recall_at_1(self._scores(seen), self.true)))
         return found
 
-    def _embeddings(self, models: Sequence[EmbeddingEstimator], t: Tensor) -> list[Tensor]:
+    def _embeddings(self, models: Sequence[Student], t: Tensor) -> list[Tensor]:
         """Of every model, (n, D) each, a batch of all of them in turn."""
         z_t = noise(self.z_0, t, self.eps)
         parts = [

@@ -4,19 +4,19 @@ u(z_t, t | c) = unpack(FluxTransformer2DModel(pack(z_t), t, text(c), guidance))
 pack: each 2 x 2 of latent pixels is one token, row by row.      Black Forest Labs, 2024, FLUX.1
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, FluxPipeline, FluxTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, T5EncoderModel
 
 from stitchvm.models.folder import check_folder, check_texts, load_network, load_texts
 from stitchvm.models.pipeline import PipelineBackbone, Stream
-from stitchvm.models.texts import Text, Texts, load_null
+from stitchvm.models.texts import Text, Texts, load_null, read_null
+from stitchvm.models.truncated import load_transformer
 
 T5_TOKENS = 512  # max_sequence_length of FluxPipeline
 SIDE = 128  # default_sample_size of FluxPipeline: 1024 px
@@ -64,6 +64,10 @@ class FluxBackbone(PipelineBackbone):
             or has no place.
     """
 
+    stacks: ClassVar = {
+        "transformer_blocks": "num_layers",
+        "single_transformer_blocks": "num_single_layers",
+    }
     transformer: FluxTransformer2DModel
 
     def __init__(
@@ -89,11 +93,6 @@ class FluxBackbone(PipelineBackbone):
             raise ValueError(f"expected guidance of {wanted} for this transformer, got {guidance}")
         super().__init__(transformer, vae, texts, latent=latent, decoder=decoder)
         self.guidance = guidance
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The double-stream blocks, then the single-stream ones."""
-        return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -172,39 +171,52 @@ def _time(z_t: Tensor, t: Tensor) -> Tensor:
     return (1000 * t.float()).expand(len(z_t)).to(z_t.dtype) / 1000
 
 
-def load(
+def load(  # noqa: PLR0913 - one for each thing a folder leaves open
     folder: str | Path,
     *,
     guidance: float | None,
     transformer: str = "transformer",
+    blocks: int | None = None,
     latent: tuple[int, ...] | None = None,
     text_length: int = T5_TOKENS,
+    null: str | Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> FluxBackbone:
     """A FluxBackbone from a local folder laid out as a FluxPipeline.
 
-    Text encoders may be missing where the null prompt is stored.
+    Text encoders may be missing where the null prompt is stored.  For a saved StitchVM, its i
+    blocks and its null prompt are enough:
+
+        load(folder, guidance=guidance, blocks=i, null=saved / "null.safetensors")
 
     Args:
         folder: The pipeline's folder.
         guidance: The distilled guidance; None for a transformer without.
         transformer: Subfolder of the transformer: another generator on the same latents and text.
+        blocks: The first ones to read, for a trunk without a velocity; all when None.
         latent: Shape of one latent, (C, H, W); 128 x 128 when None.
         text_length: T5 tokens.
+        null: File of the null prompt's embedding, read in place of the text encoders; the folder's
+            own encoders and null prompt when None.
         device: Where to.
         dtype: Of all weights, whatever the files have.
 
     Raises:
         FileNotFoundError: if the folder or a part of it is missing; no hub is asked.
+        ValueError: if there are not so many blocks, or parts do not fit; see also
+            `load_transformer` and `read_null`.
     """
     root = check_folder(folder, (f"{transformer}/config.json", "vae/config.json"))
-    prompts = check_texts(root, tuple(ENCODERS))
-    model = load_network(FluxTransformer2DModel, root / transformer, dtype)
+    stored = load_null(root) if null is None else read_null(null)
+    prompts = null is None and check_texts(root, tuple(ENCODERS))
+    model = load_transformer(
+        FluxTransformer2DModel, root / transformer, dtype, FluxBackbone.stacks, blocks
+    )
     vae = load_network(AutoencoderKL, root / "vae", dtype)
     pipeline = None
     if prompts:
         parts = load_texts(root, ENCODERS, dtype)
         pipeline = FluxPipeline(transformer=None, scheduler=None, vae=None, **parts)
-    texts = FluxTexts(pipeline, text_length, load_null(root))
+    texts = FluxTexts(pipeline, text_length, stored)
     return FluxBackbone(model, vae, texts, guidance=guidance, latent=latent).to(device)

@@ -39,7 +39,7 @@ def check_folder(folder: str | Path, parts: tuple[str, ...]) -> Path:
 
 
 def load_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """A diffusers network from its own folder, whatever dtype its file has."""
+    """A diffusers network from its own folder, whatever dtype its files have."""
     network = kind.from_pretrained(
         folder,
         torch_dtype=dtype,
@@ -47,8 +47,16 @@ def load_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
         local_files_only=True,
         use_safetensors=True,
     )
-    # Without accelerate, float16 files are not widened.
-    return network if network.dtype == dtype else network.to(dtype)
+    return own(network, dtype)
+
+
+def own(network: Any, dtype: torch.dtype) -> Any:
+    """A network just read, its weights and buffers cast and in memory of their own.
+
+    Without accelerate, diffusers does not widen float16 files and leaves buffers in float32.
+    Views of a file lie where it was cut, and kernels round differently there.
+    """
+    return network._apply(lambda weight: weight.to(dtype, copy=True))
 
 
 def check_texts(root: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> bool:

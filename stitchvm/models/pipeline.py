@@ -3,12 +3,14 @@
 enter     latents, time, text -> tokens before the first block
 blocks    (tokens, text) -> (tokens, text), one after the other
 leave     tokens after the last block -> velocity
+
+A truncated transformer has the first blocks alone: it has a trunk and no velocity.
 """
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 
 from stitchvm.backbone import NULL, Backbone, Prompts, State
 from stitchvm.models.texts import Text, Texts
+
+AFTER = ("norm_out", "proj_out")  # parts of a transformer that follow its last block
 
 
 class Stream(NamedTuple):
@@ -38,16 +42,22 @@ class PipelineBackbone(Backbone):
     All parts are frozen here: no gradients of weights, evaluation mode for good.
 
     Args:
-        transformer: The velocity.
+        transformer: The velocity, or its first blocks.
         vae: Encoder and decoder; latents are (encoded - shift) x scale, as in its config.
         texts: Embeds prompts.
         latent: Shape of one latent, (C, H, W).
         decoder: Decodes instead of the VAE.  An AutoencoderTiny (TAESD3) reads scaled latents
             directly: its config has scale 1 and shift 0, and the pipelines use it so.
 
+    Attributes:
+        stacks: The transformer's lists of blocks, in the order in which they run, and the entries
+            of its configuration that say how many blocks the whole transformer has in each.
+
     Raises:
-        ValueError: if the parts disagree about the latents' channels.
+        ValueError: if the parts disagree about the channels of latents or text.
     """
+
+    stacks: ClassVar[dict[str, str]]
 
     def __init__(
         self,
@@ -62,6 +72,9 @@ class PipelineBackbone(Backbone):
         self.transformer, self.vae, self.texts, self.decoder = transformer, vae, texts, decoder
         self.latent = tuple(latent)
         self.depth = len(self.blocks)
+        texts.check(
+            transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim
+        )
         for part in (vae, decoder):
             if part is not None and part.config.latent_channels != self.latent[0]:
                 raise ValueError(
@@ -71,9 +84,9 @@ class PipelineBackbone(Backbone):
         self.requires_grad_(requires_grad=False).eval()
 
     @property
-    @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer's blocks, in the order they run."""
+        return [block for stack in self.stacks for block in getattr(self.transformer, stack)]
 
     @property
     @abstractmethod
@@ -101,8 +114,10 @@ class PipelineBackbone(Backbone):
             c: Prompts, B of them.
 
         Raises:
-            ValueError: if an input has the wrong shape, length or range, or is not finite.
+            ValueError: if an input has the wrong shape, length or range, or is not finite, or the
+                transformer is truncated.
         """
+        self._check_whole()
         self._check(z_t, t, c)
         z = z_t.to(self.transformer.dtype)
         return self.whole(z, t.to(z.device), self.texts(c, z)).to(z_t.dtype)
@@ -134,7 +149,12 @@ class PipelineBackbone(Backbone):
         return replace(state, features=features, i=i, hidden=stream)
 
     def resume(self, state: State) -> Tensor:
-        """The rest of the velocity from a state, (B, *latent)."""
+        """The rest of the velocity from a state, (B, *latent).
+
+        Raises:
+            ValueError: if the transformer is truncated.
+        """
+        self._check_whole()
         stream = self._run(self.blocks[state.i :], state.hidden)
         return self.leave(stream).to(state.z_t.dtype)
 
@@ -150,7 +170,7 @@ class PipelineBackbone(Backbone):
         return {
             name: weight
             for name, weight in self.transformer.named_parameters()
-            if id(weight) not in left_out and not name.startswith(("norm_out", "proj_out"))
+            if id(weight) not in left_out and not name.startswith(AFTER)
         }
 
     def null_text(self) -> dict[str, Tensor]:
@@ -192,6 +212,13 @@ class PipelineBackbone(Backbone):
             else:
                 text, h = block(h, text, *conditioning)
         return Stream(h, text, conditioning)
+
+    def _check_whole(self) -> None:
+        whole = sum(self.transformer.config[entry] for entry in self.stacks.values())
+        if self.depth < whole:
+            raise ValueError(
+                f"expected all {whole} blocks for a velocity, got the first {self.depth}"
+            )
 
     def _check(self, z_t: Tensor, t: Tensor, c: Prompts) -> None:
         _check_tensor("z_t", z_t, self.latent)

@@ -3,9 +3,8 @@
 u(z_t, t | c) = SD3Transformer2DModel(z_t, 1000 t, text(c)).   Esser et al., 2024, arXiv:2403.03206
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from diffusers import (
@@ -14,13 +13,14 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from stitchvm.models.folder import check_folder, check_texts, load_network, load_texts
 from stitchvm.models.pipeline import PipelineBackbone, Stream
-from stitchvm.models.texts import Text, Texts, load_null
+from stitchvm.models.texts import Text, Texts, load_null, read_null
+from stitchvm.models.truncated import load_transformer
 
 T5_TOKENS = 256  # max_sequence_length of StableDiffusion3Pipeline
 
@@ -77,6 +77,7 @@ class Sd3Backbone(PipelineBackbone):
         ValueError: if the latents do not fit the transformer or the VAE.
     """
 
+    stacks: ClassVar = {"transformer_blocks": "num_layers"}
     transformer: SD3Transformer2DModel
 
     def __init__(
@@ -99,11 +100,6 @@ class Sd3Backbone(PipelineBackbone):
                 f"{config.patch_size} and at most {limit}, got {latent}"
             )
         super().__init__(transformer, vae, texts, latent=latent, decoder=decoder)
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The joint blocks."""
-        return list(self.transformer.transformer_blocks)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -148,41 +144,56 @@ def _timestep(z_t: Tensor, t: Tensor) -> Tensor:
     return (1000 * t.float()).expand(len(z_t))
 
 
-def load(
+def load(  # noqa: PLR0913 - one for each thing a folder leaves open
     folder: str | Path,
     *,
     transformer: str = "transformer",
+    blocks: int | None = None,
     vae: str | Path | None = None,
     latent: tuple[int, ...] | None = None,
     text_length: int = T5_TOKENS,
+    null: str | Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Sd3Backbone:
     """An Sd3Backbone from a local folder laid out as a StableDiffusion3Pipeline.
 
     Text encoders may be missing altogether where the null prompt is stored; T5 may be missing.
+    For a saved StitchVM, its i blocks and its null prompt are enough:
+
+        load(folder, blocks=i, null=saved / "null.safetensors")
 
     Args:
         folder: The pipeline's folder.
         transformer: Subfolder of the transformer: another generator on the same latents and text.
+        blocks: The first ones to read, for a trunk without a velocity; all when None.
         vae: Folder of the VAE, where it is another pipeline's; its own `vae` when None.
         latent: Shape of one latent, (C, H, W); the transformer's own sample size when None.
         text_length: T5 tokens.
+        null: File of the null prompt's embedding, read in place of the text encoders; the folder's
+            own encoders and null prompt when None.
         device: Where to.
         dtype: Of all weights, whatever the files have.
 
     Raises:
         FileNotFoundError: if the folder or a part of it is missing; no hub is asked.
+        ValueError: if there are not so many blocks, or parts do not fit; see also
+            `load_transformer` and `read_null`.
     """
     own = ("vae/config.json",) if vae is None else ()
     root = check_folder(folder, (f"{transformer}/config.json", *own))
     coder = root / "vae" if vae is None else check_folder(vae, ("config.json",))
-    prompts = check_texts(root, ("text_encoder", "text_encoder_2"), ("text_encoder_3",))
-    model = load_network(SD3Transformer2DModel, root / transformer, dtype)
+    stored = load_null(root) if null is None else read_null(null)
+    prompts = null is None and check_texts(
+        root, ("text_encoder", "text_encoder_2"), ("text_encoder_3",)
+    )
+    model = load_transformer(
+        SD3Transformer2DModel, root / transformer, dtype, Sd3Backbone.stacks, blocks
+    )
     autoencoder = load_network(AutoencoderKL, coder, dtype)
     pipeline = None
     if prompts:
         parts = load_texts(root, ENCODERS, dtype)
         pipeline = StableDiffusion3Pipeline(transformer=model, scheduler=None, vae=None, **parts)
-    texts = Sd3Texts(pipeline, text_length, load_null(root))
+    texts = Sd3Texts(pipeline, text_length, stored)
     return Sd3Backbone(model, autoencoder, texts, latent=latent).to(device)

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from stitchvm.backbone import NULL, Prompts
 
 NULL_FILE = "null_text.safetensors"
+EMBEDS = ("prompt_embeds", "pooled_prompt_embeds")  # the pipelines' names of a Text's fields
 
 
 class Text(NamedTuple):
@@ -69,8 +70,25 @@ class Texts(nn.Module, ABC):
 
     def null(self) -> dict[str, Tensor]:
         """The null prompt's embedding, by the pipeline's names, (1, L, D) and (1, P)."""
-        text = self._remembered(NULL)
-        return {"prompt_embeds": text.tokens[None], "pooled_prompt_embeds": text.pooled[None]}
+        return {name: x[None] for name, x in zip(EMBEDS, self._remembered(NULL), strict=True)}
+
+    def check(self, tokens: int, pooled: int) -> None:
+        """Refuse embeddings, such as a stored one, that do not fit a transformer.
+
+        Args:
+            tokens: D that it takes.
+            pooled: P that it takes.
+
+        Raises:
+            ValueError: if one has another width.
+        """
+        for text in self._seen.values():
+            got = text.tokens.shape[-1], text.pooled.shape[-1]
+            if got != (tokens, pooled):
+                raise ValueError(
+                    f"expected text embeddings of width {tokens} and {pooled} pooled, as the "
+                    f"transformer takes, got {got[0]} and {got[1]}"
+                )
 
     def _remembered(self, prompt: str) -> Text:
         if prompt not in self._seen:
@@ -106,10 +124,24 @@ class Texts(nn.Module, ABC):
 def load_null(folder: str | Path) -> Text | None:
     """The null prompt's embedding that `save_null` stored in a folder, or None if it did not."""
     path = Path(folder) / NULL_FILE
-    if not path.is_file():
-        return None
+    return read_null(path) if path.is_file() else None
+
+
+def read_null(path: str | Path) -> Text:
+    """The null prompt's embedding in a file: of `save_null`, or of a saved StitchVM.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds anything else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"expected the null prompt's embedding in {path}, got no such file"
+        )
     tensors = load_file(path)
-    return Text(tensors["prompt_embeds"][0], tensors["pooled_prompt_embeds"][0])
+    if tensors.keys() != set(EMBEDS):
+        raise ValueError(f"expected {' and '.join(EMBEDS)} in {path}, got {sorted(tensors)}")
+    return Text(*(tensors[name][0] for name in EMBEDS))
 
 
 def check_words(tokenizer: Any, prompt: str) -> None:

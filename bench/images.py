@@ -1,0 +1,150 @@
+"""Clean images to learn from: a world's own, or those of a folder.
+
+From a folder every tenth image, by the digest of its name, is held out; the shorter side is
+resized to the backbone's image, bicubic, and the middle is cut out.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from stitchvm.backbone import NULL
+from stitchvm.world import Shown, Split, World
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+HELD_EVERY = 10  # one in so many is held out
+AT_ONCE = 64
+
+
+class Images(ABC):
+    """Where clean images come from.
+
+    Attributes:
+        digest: Of what they are.
+        prompted: Whether each has a prompt that is true of it.
+    """
+
+    digest: str
+    prompted: bool
+
+    @abstractmethod
+    def shown(self, split: Split, count: int) -> Iterator[Shown]:
+        """Images in batches, the same whenever asked.
+
+        Args:
+            split: `train`, or `held`.
+            count: How many.
+        """
+
+
+@dataclass(frozen=True)
+class WorldImages(Images):
+    """A world's own.
+
+    Attributes:
+        world: Whose.
+    """
+
+    world: World
+    prompted = True
+
+    @property
+    def digest(self) -> str:  # type: ignore[override]
+        """The world's."""
+        return self.world.digest
+
+    def shown(self, split: Split, count: int) -> Iterator[Shown]:
+        """As the world gives them."""
+        return self.world.images(split, count)
+
+
+@dataclass(frozen=True)
+class FolderImages(Images):
+    """Those of a folder and the folders in it.
+
+    Attributes:
+        folder: Where.
+        size: Of the images that come out, (H, W).
+        device: Where to.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no image in it.
+    """
+
+    folder: Path
+    size: tuple[int, int]
+    device: torch.device | str = "cpu"
+    prompted = False
+
+    def __post_init__(self) -> None:
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"expected a folder of images, got no folder {self.folder}")
+        if not self.files:
+            raise FileNotFoundError(
+                f"expected at least one image ({', '.join(SUFFIXES)}) in {self.folder}, got none"
+            )
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """All images, in order."""
+        found = (p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        return tuple(sorted(found))
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        """Of names and contents."""
+        known = hashlib.sha256(f"{self.size}".encode())
+        for path in self.files:
+            known.update(f"\n{path.relative_to(self.folder).as_posix()} ".encode())
+            known.update(hashlib.sha256(path.read_bytes()).digest())
+        return known.hexdigest()[:16]
+
+    def shown(self, split: Split, count: int) -> Iterator[Shown]:
+        """The first images of a split.
+
+        Raises:
+            ValueError: if it has fewer, or a file is no image.
+        """
+        files = [path for path in self.files if self._held(path) == (split == "held")]
+        if len(files) < count:
+            raise ValueError(
+                f"expected {count} images for {split!r} in {self.folder}, got {len(files)}"
+            )
+        for first in range(0, count, AT_ONCE):
+            part = files[first : min(first + AT_ONCE, count)]
+            x_0 = torch.stack([self._read(path) for path in part])
+            yield Shown(x_0.to(self.device), [NULL] * len(part))
+
+    def _held(self, path: Path) -> bool:
+        name = path.relative_to(self.folder).as_posix()
+        return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_EVERY == 0
+
+    def _read(self, path: Path) -> torch.Tensor:
+        """One image, (3, H, W) in [-1, 1]."""
+        height, width = self.size
+        try:
+            with Image.open(path) as image:
+                fitted = ImageOps.fit(
+                    image.convert("RGB"), (width, height), Image.Resampling.BICUBIC
+                )
+        except OSError as error:
+            raise ValueError(f"expected an image in {path}, got {error}") from error
+        x = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+        return x.float() / 127.5 - 1
+
+
+def of_world(world: World, folder: Path | None) -> Images:
+    """A world's own images, or a folder's in the size that its backbone decodes to."""
+    if folder is None:
+        return WorldImages(world)
+    like = next(iter(world.backbone.state_dict().values()))
+    with torch.no_grad():
+        x = world.backbone.decode(torch.zeros(1, *world.backbone.latent).to(like))
+    return FolderImages(folder, (x.shape[-2], x.shape[-1]), x.device)
