@@ -1,4 +1,4 @@
-"""Costs beside a yardstick: turns on a fake clock, counts against brute force, verdicts, report."""
+"""Costs beside a yardstick: turns on a fake clock, counts by hand, verdicts, the report."""
 
 import pytest
 import torch
@@ -150,7 +150,8 @@ def test_cells_are_kept_and_not_measured_again(tmp_path, monkeypatch):
 def test_planning_names_arms_and_picks():
     cells = plan(suites.load("table4"), only="reward=clip")
     assert [cell.label for cell in cells] == [
-        "search", "StitchVM cheap", "StitchVM paper", "vae_stitch", "noisy_student", "feature_head",
+        "search", "StitchVM cheap", "StitchVM paper", "vae_stitch", "noisy_student",
+        "feature_head",
     ]  # fmt: skip
     assert cells[2].spec.estimator.settings == {"pick": "paper"}
     bad = {"estimator": [{"build": "stitched", "pick": "best"}]}

@@ -84,7 +84,8 @@ def test_recall_counts_both_directions_by_hand():
     true = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)
     # pictures find captions 0, 0, 1: true, true, false; captions find pictures 1, 1, 0: t, t, f
     assert recall_at_1(scores, true).tolist() == [1, 1, 0]
-    assert recall_at_1(scores.T, true).tolist() == [0.5, 1, 0]  # 0, 1, 0; captions 0, 2, 1
+    # transposed: captions 1, 1, 0: f, t, f; pictures 0, 0, 1: t, f, f
+    assert recall_at_1(scores.T, true).tolist() == [0.5, 0.5, 0]
     assert recall_at_1(np.eye(3), np.eye(3, dtype=bool)).tolist() == [1, 1, 1]
     with pytest.raises(ValueError, match=r"one shape \(n, n\), got \(3, 3\) and \(2, 3\)"):
         recall_at_1(scores, true[:2])
