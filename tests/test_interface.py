@@ -46,8 +46,8 @@ def row(i, j, share, loss):
     hits = (np.arange(PICTURES) < share * PICTURES).astype(float)
     picked = {(2, 1): ["paper"], (1, 1): ["cheap"]}.get((i, j), [])
     return {
-        "i": i, "j": j, "picked": picked, "loss": loss, "normalised": loss / j**3, "r2": 0.5,
-        "held_loss": 1.1 * loss, "held_normalised": 1.1 * loss / j**3, "held_r2": 0.5,
+        "i": i, "j": j, "picked": picked, "loss": loss, "normalised": loss / j, "r2": 0.5,
+        "held_loss": 1.1 * loss, "held_normalised": 1.1 * loss / j, "held_r2": 0.5,
         "cost": 1e8, "seconds": 3.0, "clean_recall": 0.95,
         "metrics": {"recall": hits.tolist(), "recall_before": (hits / 2).tolist(),
                     "error": (1 - hits / 2).tolist(), "error_before": (2 - hits).tolist()},
@@ -229,11 +229,13 @@ def test_catastrophic_is_less_than_half_of_the_best(share, state):
 
 def test_the_report_says_what_losses_compare_and_what_the_paper_found(tmp_path):
     frame = interface.tidy(records(filtered))
-    files, page = sheet.write(interface.SHEET, frame, [], [], tmp_path)
+    drawn = lambda facet: [interface.Drawn("scatter", "-", interface.scatter(facet))]  # noqa: E731
+    shown = interface.SHEET._replace(figures=drawn)
+    files, page = sheet.write(shown, frame, [], [], tmp_path)
     text = page.read_text()
     assert "The pair of lowest loss, (2, 1), ends at Recall@1 0.80" in text
     assert "Catastrophic: (1, 5), (1, 6), (2, 5)" in text
-    assert "varies 216 times as much as what enters block 1" in text
+    assert "varies 220 times as much as what enters block 1" in text
     assert "the lowest loss is at (4, 1), Recall@1 48.3 % against 49.7 %" in text
     assert "13 of its 36 pairs are catastrophic, 0 of the 2 within 5 %" in text
     assert "Shapes world: held" in text
@@ -241,6 +243,24 @@ def test_the_report_says_what_losses_compare_and_what_the_paper_found(tmp_path):
     csv = pd.read_csv(tmp_path / "tables" / "rows.csv")
     assert len(csv) == 48
     assert csv["recall"].tolist() == frame["recall"].tolist()
+
+
+def test_heat_maps_frame_the_picks_and_number_every_pair():
+    (facet,) = facets(filtered)
+    figure = interface.heat(facet)
+    after = next(axis for axis in figure.axes if axis.get_title() == "Recall@1 after finetuning")
+    assert [patch.get_xy() for patch in after.patches] == [(0.5, -0.5), (-0.5, -0.5)]
+    assert [text.get_text() for text in after.texts].count("0.80") == 32
+    shades = figure.axes[0].get_images()[0].get_array()
+    assert shades.min() == shades[0, 1]  # raw losses are ranked
+
+
+def test_a_loss_that_tells_nothing_apart_does_not_filter():
+    (facet,) = facets(filtered)
+    flat = facet._replace(frame=facet.frame.assign(loss=1.0))
+    (found,) = interface.filters(flat, "loss")
+    assert found.held is False
+    assert "of 48 pairs within 5 % 16 catastrophic and 0 unclear" in found.figures
 
 
 def test_grids_have_a_dash_where_a_pair_is_missing():

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.frame import provenance, spread
 from bench.report import drawing, numbers
@@ -123,9 +124,10 @@ def tables(facet: Facet) -> list[Table]:
     """The paper's Table 4 beside ours, then searches, steps and values."""
     rows = facet.frame
     steps = ", ".join(f"{n:g}" for n in sorted(rows["steps"].unique()))
+    batch = ", ".join(f"{n:g}" for n in sorted(rows.loc[rows["what"] == "step", "batch"].unique()))
     units = " and ".join(sorted(f"{unit}s" for unit in rows["unit"].unique()))
     made = [
-        Table("stitching", f"Search and training of {steps} steps",
+        Table("stitching", f"Search, and training of {steps} steps of {batch} images",
               f"{units} here, GPU-hours in the paper (Table 4, SD 3.5 Medium): shares can be "
               f"compared, numbers cannot.", stitching(rows)),
         Table("searches", "A search beside a plain pass of images through both models",
@@ -236,7 +238,10 @@ def _ratios(title: str, panels: list[tuple[str, pd.DataFrame]], level: float) ->
         axis.set_title(heading)
         axis.set_yticks(range(len(names)), names)
         axis.set_xscale("log")
-    axes[0, 0].invert_yaxis()
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     for axis in axes[-1]:
         axis.set_xlabel("ratio")
     drawing.legend(out, [axes[0, 0]])
