@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Task = Literal["value", "robustness"]
+Task = Literal["value", "robustness", "interface", "cost"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
 
@@ -52,7 +52,7 @@ class Levels(Model):
         calls: Timed calls at least.
     """
 
-    telling: ClassVar[tuple[str, ...]] = ("grid",)  # fields that tell tables apart
+    SHOWN: ClassVar[tuple[str, ...]] = ("grid",)  # coordinates of a cell
 
     sigmas: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
     grid: Literal["plain", "snr"] = "plain"
@@ -83,7 +83,7 @@ class Protocol(Levels):
         steps: Its steps from 1 to 0; siblings are one of them apart.
     """
 
-    telling: ClassVar[tuple[str, ...]] = ("latents", "pairing", "group", "grid")
+    SHOWN: ClassVar[tuple[str, ...]] = ("latents", "pairing", "group", "grid")
 
     latents: Literal["data", "sampler"] = "data"
     pairing: Literal["own", "mismatched"] = "own"
@@ -105,6 +105,11 @@ class Protocol(Levels):
             f"latents at each of {len(self.sigmas)} noise levels, {self.replicates} replicates"
         )
 
+    @property
+    def place(self) -> str:
+        """Which cell of its estimator this is, in words."""
+        return f"{self.latents}, {self.group}"
+
 
 class Robustness(Levels):
     """How embeddings of noisy latents are tested: the `robustness` task.
@@ -120,10 +125,102 @@ class Robustness(Levels):
         """How much is measured, in words."""
         return f"{self.items} items at each of {len(self.sigmas)} noise levels"
 
+    @property
+    def place(self) -> str:
+        """Which cell of its estimator this is, in words."""
+        return self.grid
 
-PROTOCOLS: dict[str, type[Protocol] | type[Robustness]] = {
+
+class InterfaceProtocol(Model):
+    """How pairs (i, j) are finetuned and compared: the `interface` task.
+
+    Attributes:
+        i: Backbone blocks; a cell trains all j of one i side by side.
+        entries: Which j; None for every block of the reward.
+        probes: Images of stage 1.
+        images: Images that stage 2 learns from.
+        steps: Optimiser steps of each pair.
+        batch: Images a step.
+        rate: Learning rate.
+        warmup: Steps of linear warm-up.
+        pictures: Held-out pictures, with a caption each, that pairs are judged on.
+        sigma: Noise level at which captions are retrieved.
+    """
+
+    SHOWN: ClassVar[tuple[str, ...]] = ("i",)
+
+    i: int = Field(ge=1)
+    entries: tuple[int, ...] | None = None
+    probes: int = Field(200, ge=1)
+    images: int = Field(4096, ge=1)
+    steps: int = Field(120, ge=1)
+    batch: int = Field(64, ge=1)
+    rate: float = Field(1e-3, gt=0)
+    warmup: int = Field(20, ge=1)
+    pictures: int = Field(500, ge=2)
+    sigma: float = Field(0.1, gt=0, lt=1)
+
+    @property
+    def size(self) -> str:
+        """How much is measured, in words."""
+        return (
+            f"{self.steps} steps of {self.batch} out of {self.images} images for every pair, "
+            f"judged on {self.pictures} pictures"
+        )
+
+    @property
+    def place(self) -> str:
+        """Which cell of its estimator this is, in words."""
+        return f"i = {self.i}"
+
+
+class CostProtocol(Model):
+    """How costs are timed, always two calls in turns: the `cost` task.
+
+    Attributes:
+        rounds: Timed rounds of steps and of values.
+        searches: Timed rounds of the search.
+        probes: Images of stage 1, and as many that check it.
+        images: Images that stage 2 learns from.
+        batch: Images an optimiser step.
+        steps: Optimiser steps that a whole training is taken to have.
+        batches: Latents a value is asked for at once.
+        sigma: Noise level of these latents.
+    """
+
+    SHOWN: ClassVar[tuple[str, ...]] = ()
+
+    rounds: int = Field(20, ge=2)
+    searches: int = Field(6, ge=2)
+    probes: int = Field(200, ge=1)
+    images: int = Field(1024, ge=1)
+    batch: int = Field(128, ge=1)
+    steps: int = Field(2000, ge=1)
+    batches: tuple[int, ...] = (1, 16)
+    sigma: float = Field(0.5, gt=0, lt=1)
+
+    @property
+    def size(self) -> str:
+        """How much is measured, in words."""
+        sizes = " and ".join(map(str, self.batches))
+        return (
+            f"{self.rounds} timed rounds of steps of {self.batch} images and of values of "
+            f"{sizes} latents, {self.searches} of a search over {self.probes} images"
+        )
+
+    @property
+    def place(self) -> str:
+        """Which cell of its estimator this is, in words."""
+        return f"steps of {self.batch}"
+
+
+AnyProtocol = Protocol | Robustness | InterfaceProtocol | CostProtocol
+
+PROTOCOLS: dict[str, type[AnyProtocol]] = {
     "value": Protocol,
     "robustness": Robustness,
+    "interface": InterfaceProtocol,
+    "cost": CostProtocol,
 }
 
 
@@ -145,7 +242,7 @@ class Spec(Model):
     world: Part
     reward: Part
     estimator: Part
-    protocol: Protocol | Robustness
+    protocol: AnyProtocol
     prompts: str
     seed: int = 0
     device: str = "cpu"

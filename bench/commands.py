@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -210,24 +210,27 @@ def _warn_of_other_code(store: Store, cells: set[str]) -> None:
 
 
 def _print_table(store: Store, cells: set[str] | None = None) -> None:
-    """The text table of a store's ok cells, and what could not be shown."""
-    from bench import robustness  # noqa: PLC0415 - imports pandas
-    from bench.frame import failures, tidy  # noqa: PLC0415
-    from bench.report import tables  # noqa: PLC0415
-    from bench.report.robustness import tables as robust  # noqa: PLC0415
+    """The text tables of a store's ok cells, and what could not be shown."""
+    from bench.frame import failures  # noqa: PLC0415 - imports pandas
+    from bench.report.views import VIEWS, by_task  # noqa: PLC0415
 
     records = [r for r in store.latest().values() if cells is None or r["id"] in cells]
-    frame, tested = tidy(records), robustness.tidy(records)
-    failed, declined = failures(records), failures(records, "robustness")
-    if not frame.empty:
-        columns = shutil.get_terminal_size().columns
-        click.echo(tables.text(frame, failed, max(NARROW, min(columns, WIDE))))
-    if not tested.empty:
-        click.echo(robust.text(tested, declined))
-    for failure in [*failed, *declined]:
-        click.echo(f"failed: {failure['estimator']} ({failure['reward']}): {failure['reason']}")
+    columns = max(NARROW, min(shutil.get_terminal_size().columns, WIDE))
+    for task, mine in by_task(records).items():
+        frame, failed = VIEWS[task].tidy(mine), failures(mine)
+        if not frame.empty:
+            click.echo(VIEWS[task].text(frame, failed, columns))
+        for failure in failed:
+            click.echo(
+                f"failed: {failure['estimator']} ({failure['reward']}): {failure['reason']}"
+            )
     for problem in store.problems:
         click.echo(f"warning: {problem}", err=True)
+
+
+def _folder(out: Path, task: str, tasks: Sized) -> Path:
+    """Where a task's files go: a folder of its own where the store holds several tasks."""
+    return out if len(tasks) == 1 else out / task
 
 
 @click.command(epilog="Example: stitchbench table quickstart --out tables")
@@ -239,19 +242,14 @@ def table(store: str, out: Path | None) -> None:
     found = _store_of(store)
     _print_table(found)
     if out is not None:
-        from bench import robustness  # noqa: PLC0415
-        from bench.frame import failures, tidy  # noqa: PLC0415
-        from bench.report import tables  # noqa: PLC0415
-        from bench.report.robustness import tables as robust  # noqa: PLC0415
+        from bench.frame import failures  # noqa: PLC0415
+        from bench.report.views import VIEWS, by_task  # noqa: PLC0415
 
-        records = list(found.latest().values())
-        tested, written = robustness.tidy(records), []
-        if tested.empty or not tidy(records).empty:
-            written += tables.write(tidy(records), out, failures(records))
-        if not tested.empty:
-            written += robust.write(tested, out, failures(records, "robustness"))
-        for path in written:
-            click.echo(path)
+        tasks = by_task(found.latest().values())
+        for task, mine in tasks.items():
+            folder, frame = _folder(out, task, tasks), VIEWS[task].tidy(mine)
+            for path in VIEWS[task].tables(frame, folder, failures(mine)):
+                click.echo(path)
 
 
 @click.command(epilog="Example: stitchbench plot quickstart --x seconds --y rmse --by estimator")
@@ -265,23 +263,14 @@ def table(store: str, out: Path | None) -> None:
 @careful
 def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
     """Draw two columns of STORE against each other, as png and pdf."""
-    from bench import robustness  # noqa: PLC0415
-    from bench.frame import tidy  # noqa: PLC0415
-    from bench.metrics.robustness import FIGURES  # noqa: PLC0415
     from bench.report import plots  # noqa: PLC0415
-    from bench.report.robustness import plots as robust  # noqa: PLC0415
+    from bench.report.views import VIEWS, by_task  # noqa: PLC0415
 
-    records = list(_store_of(store).latest().values())
-    frame, tested = tidy(records), robustness.tidy(records)
-    if y in FIGURES and not tested.empty:
-        drawn = robust.figures(tested[tested["figure"] == y])
-    elif frame.empty and not tested.empty:
-        raise ValueError(f"expected --y one of {', '.join(FIGURES)} of this store, got {y!r}")
-    else:
-        drawn = {f"{y}-by-{x}": plots.draw(frame, x, y, by)}
-    for name, figure in drawn.items():
-        for path in plots.save(figure, out, name):
-            click.echo(path)
+    tasks = by_task(_store_of(store).latest().values())
+    for task, mine in tasks.items():
+        for name, figure in VIEWS[task].draw(VIEWS[task].tidy(mine), x, y, by).items():
+            for path in plots.save(figure, _folder(out, task, tasks), name):
+                click.echo(path)
 
 
 @click.command(epilog="Example: stitchbench report quickstart")
@@ -289,33 +278,19 @@ def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
 @click.option("--out", type=Path, help="Folder of the report.  [default: STORE/report]")
 @careful
 def report(store: str, out: Path | None) -> None:
-    """Write the page of STORE, which opens from the file, with its tables and plots.
-
-    The robustness of embeddings has a page of its own beside it.
-    """
-    from bench.frame import failures, tidy  # noqa: PLC0415
-    from bench.report import page, pictures, plots, tables  # noqa: PLC0415
-    from bench.report.robustness.write import write as write_robustness  # noqa: PLC0415
+    """Write the page of STORE, which opens from the file, with its tables and plots."""
+    from bench.frame import failures  # noqa: PLC0415
+    from bench.report.views import VIEWS, by_task  # noqa: PLC0415
 
     found = _store_of(store)
-    records = list(found.latest().values())
-    frame, out = tidy(records), out or found.path / "report"
-    tested = write_robustness(records, found.problems, out)
-    if tested:
-        click.echo(f"{len(tested) - 1} tables and plots beside it; open {tested[0].resolve()}")
-    if frame.empty and not tested:
+    tasks, out = by_task(found.latest().values()), out or found.path / "report"
+    shown = [(task, VIEWS[task].tidy(mine), failures(mine)) for task, mine in tasks.items()]
+    if all(frame.empty for _, frame, _ in shown):
         raise ValueError(f"expected at least one measured cell in {found.path}, got none")
-    if frame.empty:
-        return
-    failed, drawn = failures(records), plots.figures(frame)
-    seen = pictures.collect(found, frame)
-    written = [
-        *tables.write(frame, out / "tables", failed),
-        *plots.write(drawn, out / "plots"),
-        *pictures.write(seen, out / "plots"),
-    ]
-    path = page.write(frame, drawn, failed, found.problems, out / "index.html", seen)
-    click.echo(f"{len(written)} tables and plots beside it; open {path.resolve()}")
+    for task, frame, failed in shown:
+        if not frame.empty:
+            written, path = VIEWS[task].report(found, frame, failed, _folder(out, task, tasks))
+            click.echo(f"{len(written)} tables and plots beside it; open {path.resolve()}")
 
 
 @click.command(epilog="Example: stitchbench test my_estimator.py")

@@ -27,16 +27,16 @@ KEEP = ("quick", "isolation", "attempt", "suite", "started", "wall_seconds")
 
 
 def load(store: str | Path) -> pd.DataFrame:
-    """The frame of a store's latest ok attempts; unreadable records are warned of.
+    """The frame of a store's latest ok attempts at values; unreadable records are warned of.
 
     Raises:
         ValueError: if there is no store.
     """
-    return tidy(latest(store))
+    return tidy(latest(store, "value"))
 
 
-def latest(store: str | Path) -> list[dict[str, Any]]:
-    """The records of a store; unreadable ones are warned of.
+def latest(store: str | Path, task: Task) -> list[dict[str, Any]]:
+    """A store's latest records of a task; unreadable ones are warned of.
 
     Raises:
         ValueError: if there is no store.
@@ -44,30 +44,24 @@ def latest(store: str | Path) -> list[dict[str, Any]]:
     found = Store(store)
     if not (found.path / "cells").is_dir():
         raise ValueError(f"expected a store with records at {store}, found none")
-    records = list(found.latest().values())
+    records = [r for r in found.latest().values() if r["spec"]["task"] == task]
     for problem in found.problems:
         warnings.warn(problem, stacklevel=4)
     return records
 
 
 def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """The frame of some records; failed cells and those of other tasks have no rows."""
-    rows = [row for record in of_task(records, "value") if record["status"] == "ok"
-            for row in _rows(record)]  # fmt: skip
+    """The frame of some records; failed cells have no rows."""
+    rows = [row for record in records if record["status"] == "ok" for row in _rows(record)]
     frame = pd.DataFrame(rows)
     return frame if frame.empty else _with_skill(frame)
 
 
-def of_task(records: Iterable[dict[str, Any]], task: Task) -> list[dict[str, Any]]:
-    """The records of one task."""
-    return [record for record in records if record["spec"].get("task", "value") == task]
-
-
-def failures(records: Iterable[dict[str, Any]], task: Task = "value") -> list[dict[str, Any]]:
-    """Cells of a task without an ok attempt: coordinates, status and reason."""
+def failures(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cells without an ok attempt: coordinates, status and reason."""
     return [
         {"cell": r["id"], "status": r["status"], "reason": r.get("reason"), **_coordinates(r)}
-        for r in of_task(records, task)
+        for r in records
         if r["status"] != "ok"
     ]
 
@@ -76,9 +70,10 @@ def _coordinates(record: dict[str, Any]) -> dict[str, Any]:
     return {"suite": record["suite"], **record["coordinates"]}
 
 
-def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def provenance(record: dict[str, Any]) -> dict[str, Any]:
+    """What is the same for all rows of a record: what was measured, where and with what."""
     spec, environment = record["spec"], record["environment"]
-    shared = {
+    return {
         "cell": record["id"],
         **{name: record.get(name) for name in KEEP},
         **_coordinates(record),
@@ -87,13 +82,16 @@ def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:
         **{f"world.{k}": v for k, v in spec["world"]["settings"].items()},
         "dtype": spec["world"]["settings"].get("dtype"),
         "seed": spec["seed"],
-        "n_prompts": spec["protocol"]["prompts"],
-        "batch": spec["protocol"]["batch"],
         **{k: environment[k] for k in ("device", "threads", "commit", "dirty")},
         "machine": environment["device_name"],
         "python": environment["versions"]["python"],
         "torch": environment["versions"]["torch"],
     }
+
+
+def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    protocol = record["spec"]["protocol"]
+    shared = provenance(record) | {"n_prompts": protocol["prompts"], "batch": protocol["batch"]}
     for row in record["rows"]:
         yield shared | _what(row) | _cost(row) | _figures(row["metrics"])
 

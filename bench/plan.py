@@ -94,7 +94,7 @@ def _cell(
     quick: bool,
 ) -> Cell:
     """One cell from its field values."""
-    from bench.references import ASKED  # noqa: PLC0415 - imports torch
+    from bench.tasks import ESTIMATORS  # noqa: PLC0415 - imports torch
     from bench.worlds import WORLDS, make, reward_of  # noqa: PLC0415
 
     for name in PARTS:
@@ -107,7 +107,7 @@ def _cell(
     given = {k: v for k, v in fields.items() if k not in PARTS}
     protocol = validated(PROTOCOLS[suite.task], given, f"suite {suite.name!r}")
     reward = part(fields["reward"], dict.fromkeys(built.rewards, built.reward), "reward")
-    known = ASKED[suite.task]
+    known = ESTIMATORS[suite.task]
     estimator = part(fields["estimator"], known, "estimator")
     if weights := weights_of(resolve(estimator.build, known, "estimator")):
         which = weights(built, reward_of(reward, built), **estimator.settings)
@@ -122,8 +122,8 @@ def _cell(
         **shared,
     )
     coordinates = {kind: label(fields[kind]) for kind in ("estimator", "world", "reward")}
-    for name in protocol.telling:
-        coordinates[name] = getattr(protocol, name)
+    for name in protocol.SHOWN:
+        coordinates[name] = str(getattr(protocol, name))
     coordinates["variant"] = ""
     return Cell(spec=spec, suite=suite.name, coordinates=coordinates, quick=quick)
 

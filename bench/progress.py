@@ -22,9 +22,8 @@ def narrator(suite: Suite) -> Iterator[Tell]:
 
 
 def _name(progress: Progress) -> str:
-    where = progress.cell.coordinates
-    latents = [where[name] for name in ("latents", "group") if name in where]
-    return f"{where['estimator']} · {where['reward']} · {', '.join(latents or [where['grid']])}"
+    cell = progress.cell
+    return f"{cell.label} · {cell.coordinates['reward']} · {cell.spec.protocol.place}"
 
 
 def _lines() -> Tell:

@@ -6,14 +6,12 @@
 Neither is an estimator: both are told which latents are tested.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from baselines import ESTIMATORS
-from bench.cell import Task
 from stitchvm.backbone import NULL
 from stitchvm.evaluation import Images
 from stitchvm.reward import Reward
@@ -64,7 +62,3 @@ def ceiling(world: World, reward: Reward, tested: Tested) -> Ask:
 
 
 REFERENCES: dict[str, Callable[..., Ask]] = {"clean": clean, "ceiling": ceiling}
-ASKED: Mapping[Task, Mapping[str, Callable[..., Any]]] = {  # by task
-    "value": ESTIMATORS,
-    "robustness": {**ESTIMATORS, **REFERENCES},
-}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.frame import latest, of_task, spread
+from bench.frame import latest, spread
 from bench.metrics.robustness import FIGURES
 from bench.stats import Interval, median_interval
 
@@ -33,12 +33,12 @@ def load(store: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: if there is no store.
     """
-    return tidy(latest(store))
+    return tidy(latest(store, "robustness"))
 
 
 def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """The frame of some records; failed cells and those of other tasks have no rows."""
-    ok = [record for record in of_task(records, "robustness") if record["status"] == "ok"]
+    """The frame of some records; failed cells have no rows."""
+    ok = [record for record in records if record["status"] == "ok"]
     frame = pd.DataFrame([row for record in ok for row in _rows(record)])
     return frame if frame.empty else _with_ratios(frame)
 

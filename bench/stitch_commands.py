@@ -22,6 +22,8 @@ ARM_NAMES = (
     "feature_head",
 )
 
+KINDS = ("stitched", "vae_stitch", "noisy_student", "feature_head")  # that are saved
+
 rewards = click.option(
     "--reward", "rewards", required=True, multiple=True, help="Name of a reward; may be repeated."
 )
@@ -53,7 +55,7 @@ out = click.option(
 
 @click.group(epilog="Example: stitchbench stitch search shapes --reward clip")
 def stitch() -> None:
-    """Make a value model: search where to stitch, tune a learning rate, train."""
+    """Make a value model: search where to stitch, tune a learning rate, train, judge."""
 
 
 def _where(world: str, out: Path | None) -> Path:
@@ -199,6 +201,60 @@ def train(  # noqa: PLR0913 - one for each option
     _tell(shop.train(jobs, recipe, keep, rate))
     for job in jobs:
         click.echo(f"in {shop.folder(job) / MODEL}")
+
+
+@stitch.command(
+    "eval", epilog="Example: stitchbench stitch eval shapes --reward clip --model stitched"
+)
+@click.argument("world")
+@click.option("--reward", required=True, help="Name of the world's reward.")
+@click.option("--model", required=True, help="Folder, or name of one that ships with the world.")
+@click.option(
+    "--estimator",
+    type=click.Choice(KINDS),
+    default="stitched",
+    show_default=True,
+    help="Its kind.",
+)
+@click.option("--images", type=click.IntRange(2), default=500, show_default=True, help="Held out.")
+@click.option("--rounds", type=click.IntRange(2), default=20, show_default=True, help="Timed.")
+@threads
+@careful
+def evaluate(
+    world: str,
+    *,
+    reward: str,
+    model: str,
+    estimator: str,
+    images: int,
+    rounds: int,
+    threads: int,
+) -> None:
+    """Errors of a trained model on held-out images, and its cost, beside Tweedie's."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    from baselines import ESTIMATORS  # noqa: PLC0415
+    from bench import evaluation  # noqa: PLC0415
+    from bench.interleaved import clock_of  # noqa: PLC0415
+    from bench.report.numbers import interval, plain  # noqa: PLC0415
+    from bench.worlds import WORLDS  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    made = WORLDS[world]()
+    of = made.reward(reward)
+    found = ESTIMATORS[estimator](made, of, model=model)
+    names = ("model", "tweedie", "constant")
+    click.echo(f"{found.target}; RMSE against the realised reward of {images} held-out images")
+    click.echo("sigma  " + "".join(f"{name:24}" for name in names) + "MSE - Tweedie's")
+    for level in evaluation.accuracy(made, of, found, images):
+        shown = "".join(f"{interval(*level.errors[name][:3]):24}" for name in names)
+        click.echo(f"{level.sigma:<7g}{shown}{interval(*level.gained[:3])}")
+    clock = clock_of(torch.device("cpu"))
+    for cost in evaluation.costs(made, of, found, clock, rounds=rounds):
+        click.echo(
+            f"{cost.what}, batch {cost.batch}: {interval(*cost.ratio[:3])} times Tweedie's "
+            f"seconds; FLOPs say {plain(cost.flops, 2)}"
+        )
 
 
 @stitch.command(epilog="Example: stitchbench stitch export MODEL SMALLER")

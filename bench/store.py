@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -20,21 +20,8 @@ from bench.cell import SCHEMA, Spec, identity
 RECORD, SAMPLES = "result.json", "samples.npz"
 
 
-class Tested(BaseModel):
-    """What a reader relies on in a row of `robustness`; whatever else is there stays."""
-
-    sigma: float
-    sigma_reference: float
-    z_digest: str
-    length: float
-    marks: dict[str, list[Any]]
-    call_seconds: list[float]
-    call_rows: list[int]
-    calls: dict[str, float]
-
-
 class Row(BaseModel):
-    """The same in a row of `value`."""
+    """What a reader relies on in a row; whatever else is there stays."""
 
     sigma: float
     sigma_reference: float
@@ -55,6 +42,76 @@ class Row(BaseModel):
     calls: dict[str, float]
 
 
+class TestedRow(BaseModel):
+    """The same of embeddings that were tested."""
+
+    sigma: float
+    sigma_reference: float
+    z_digest: str
+    length: float
+    marks: dict[str, list[Any]]
+    call_seconds: list[float]
+    call_rows: list[int]
+    calls: dict[str, float]
+
+
+class InterfaceRow(BaseModel):
+    """The same of a pair (i, j)."""
+
+    i: int
+    j: int
+    picked: list[str]
+    loss: float
+    normalised: float
+    r2: float
+    held_loss: float
+    held_normalised: float
+    held_r2: float
+    cost: float
+    seconds: float
+    clean_recall: float
+    metrics: dict[str, list[float]]
+
+
+class CostRow(BaseModel):
+    """The same of two things timed in turns."""
+
+    what: str
+    batch: int
+    against: str
+    unit: str
+    seconds: list[float]
+    against_seconds: list[float]
+    flops: int | None
+    against_flops: int | None
+    peak: dict[str, int | None] | None
+    against_peak: dict[str, int | None] | None
+
+
+class _Rows(BaseModel):
+    rows: list[Row]
+
+
+class _TestedRows(BaseModel):
+    rows: list[TestedRow]
+
+
+class _InterfaceRows(BaseModel):
+    rows: list[InterfaceRow]
+
+
+class _CostRows(BaseModel):
+    rows: list[CostRow]
+
+
+ROWS: dict[str, type[BaseModel]] = {
+    "value": _Rows,
+    "robustness": _TestedRows,
+    "interface": _InterfaceRows,
+    "cost": _CostRows,
+}
+
+
 class Environment(BaseModel):
     """What a reader relies on in an environment."""
 
@@ -66,16 +123,7 @@ class Environment(BaseModel):
     threads: int
 
 
-class Head(BaseModel):
-    """What says how to read the rest of a record."""
-
-    spec: Spec
-
-
-R = TypeVar("R", Row, Tested)
-
-
-class Record(BaseModel, Generic[R]):
+class Record(BaseModel):
     """What a reader relies on in a record."""
 
     id: str
@@ -83,11 +131,8 @@ class Record(BaseModel, Generic[R]):
     suite: str
     coordinates: dict[str, str]
     status: str
-    rows: list[R]
+    rows: list[dict[str, Any]]
     environment: Environment
-
-
-RECORDS: dict[str, type[BaseModel]] = {"value": Record[Row], "robustness": Record[Tested]}
 
 
 class Store:
@@ -190,7 +235,8 @@ class Store:
         if record["schema"] != SCHEMA:
             return f"expected schema {SCHEMA}, got {record['schema']}"
         try:
-            RECORDS[Head.model_validate(record).spec.task].model_validate(record)
+            task = Record.model_validate(record).spec.task
+            ROWS[task].model_validate(record)
         except ValidationError as error:
             first = error.errors()[0]
             return f"no record of ours: {'.'.join(map(str, first['loc']))}: {first['msg']}"

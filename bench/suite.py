@@ -6,7 +6,7 @@
     exclude:         cells dropped: those that match all fields of an entry
 
 Values of `world` and `estimator` are names, or mappings with `build`, an optional `name`, and
-settings.  Fields are those of the protocol plus world, reward, estimator.
+settings.  Fields are those of the task's protocol plus world, reward, estimator.
 """
 
 import itertools
@@ -23,7 +23,8 @@ from bench.resolve import UnknownName
 
 M = TypeVar("M", bound=Model)
 PARTS = ("world", "reward", "estimator")
-FIELDS = (*PARTS, *dict.fromkeys(name for p in PROTOCOLS.values() for name in p.model_fields))
+FIELDS = tuple(dict.fromkeys([*PARTS, *(f for p in PROTOCOLS.values() for f in p.model_fields)]))
+LISTS = ("sigmas", "entries", "batches")  # fields whose value is a list
 
 
 class Suite(Model):
@@ -145,9 +146,9 @@ def combinations(
 
 
 def _lists(field: str, value: Any) -> bool:
-    """Whether a value of an included grid stands for several: sigmas are one list."""
+    """Whether a value of an included grid stands for several, where one may be a list itself."""
     several = isinstance(value, list)
-    return several and (field != "sigmas" or any(isinstance(v, list) for v in value))
+    return several and (field not in LISTS or any(isinstance(v, list) for v in value))
 
 
 def _bundle(axis: str, value: Any) -> dict[str, Any]:
@@ -194,4 +195,4 @@ def values(field: str, text: str) -> list[Any]:
         raise ValueError(f"expected --set {field}=V1,V2, got {text!r}") from None
     if not parsed or None in parsed:
         raise ValueError(f"expected --set {field}=V1,V2, got {text!r}")
-    return [parsed] if field == "sigmas" else parsed
+    return [parsed] if field in LISTS else parsed

@@ -13,7 +13,7 @@ Source: arXiv:2605.19804, section 4.1.
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,9 @@ import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from stitchvm.backbone import Backbone
+from stitchvm.flops import count_flops
 from stitchvm.identity import file_digest
 from stitchvm.least_squares import LeastSquares
 from stitchvm.path import noise
@@ -306,15 +305,8 @@ def _flops(
     entering = {j: reward.advance(first, 1, j) for j in entries}
     backbone.trunk(z_t, t, 1)  # the null text is remembered after it
     blocks = range(1, backbone.depth + 1)
-    trunk = {i: _count(partial(backbone.trunk, z_t, t, i)) for i in blocks}
-    return trunk, {j: _count(partial(reward.tail, entering[j], j)) for j in entries}
-
-
-def _count(call: Callable[[], object]) -> int:
-    """FLOPs of a call; attention as matrix products, for a CPU's fused kernel is not counted."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        call()
-    return counter.get_total_flops()
+    trunk = {i: count_flops(partial(backbone.trunk, z_t, t, i)) for i in blocks}
+    return trunk, {j: count_flops(partial(reward.tail, entering[j], j)) for j in entries}
 
 
 def tokens_of(h: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from bench.cell import Part, Robustness, Spec
 from bench.cli import cli
 from bench.frame import failures, tidy
 from bench.report.robustness import claims, comparisons, page, paper, plots, tables
-from bench.report.robustness.write import write
+from bench.report.views import by_task
 from bench.stats import ratio_interval
 from bench.store import Store
 from stitchvm.path import match_snr
@@ -98,7 +98,7 @@ def frame(known):
 
 
 def compared(frame, name="preference", grid="plain", known=()):
-    found = comparisons.split(frame, failures(known, "robustness"))
+    found = comparisons.split(frame, failures(known))
     return next(c for c in found if (c.name, c.grid) == (name, grid))
 
 
@@ -145,9 +145,10 @@ def test_clean_latents_are_not_the_clean_images(known):
 
 
 def test_tasks_do_not_see_each_others_records(known):
-    assert tidy(known).empty
-    assert failures(known) == []
-    assert len(failures(known, "robustness")) == 1
+    other = {**known[0], "spec": {**known[0]["spec"], "task": "value"}}
+    found = by_task([*known, other])
+    assert found == {"robustness": known, "value": [other]}
+    assert len(failures(known)) == 1
 
 
 # tables
@@ -195,7 +196,7 @@ def test_rows_on_other_latents_are_left_out(known):
 
 
 def test_files_are_written_in_every_format(frame, known, tmp_path):
-    csv, md, tex = tables.write(frame, tmp_path, failures(known, "robustness"))
+    csv, md, tex = tables.write(frame, tmp_path, failures(known))
     back = pd.read_csv(csv)
     assert len(back) == len(frame)
     assert back["value"].tolist() == frame["value"].tolist()
@@ -298,9 +299,7 @@ def test_plots_draw_every_estimator_and_both_references(frame):
 
 
 def test_the_page_says_what_was_found(frame, known, tmp_path):
-    path = page.write(
-        frame, plots.figures(frame), failures(known, "robustness"), ["torn"], tmp_path / "p.html"
-    )
+    path = page.write(frame, plots.figures(frame), failures(known), ["torn"], tmp_path / "p.html")
     html = path.read_text()
     for text in ("did not hold", "88.0 [84.4, 90.8] *", "it declined", "torn",
                  "length of the ceiling&#39;s embedding 0.97, 0.88, 0.78"):  # fmt: skip
@@ -331,12 +330,13 @@ def test_commands_show_a_store_of_this_task_alone(tmp_path):
     assert "failed: constant (hps): it declined" in shown
     assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == [
         "robustness.csv", "robustness.md", "robustness.tex"]  # fmt: skip
-    assert "robustness.html" in call("report", store.path, "--out", tmp_path / "report")
-    assert not (tmp_path / "report" / "index.html").exists()
+    assert "index.html" in call("report", store.path, "--out", tmp_path / "report")
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "88.0 [84.4, 90.8] *" in page
     assert "srcc-snr.png" in call("plot", store.path, "--y", "srcc", "--out", tmp_path)
     refused = CliRunner().invoke(cli, ["plot", str(store.path)])
     assert refused.exit_code == 2
-    assert "expected --y one of image_to_text" in refused.output
+    assert "expected --y one of preference, srcc of this store, got 'rmse'" in refused.output
 
 
 def test_a_mixed_store_gives_both_and_leaves_values_as_they_are(tmp_path, known):
@@ -354,12 +354,7 @@ def test_a_mixed_store_gives_both_and_leaves_values_as_they_are(tmp_path, known)
     store = stored(path, [record(name, grid="snr") for name in ESTIMATORS])
     after = list(store.latest().values())
     assert len(after) == len(before) + len(ESTIMATORS)
-    pd.testing.assert_frame_equal(tidy(after), tidy(before))
+    pd.testing.assert_frame_equal(tidy(by_task(after)["value"]), tidy(before))
     assert CliRunner().invoke(cli, ["report", str(path)]).exit_code == 0
-    assert (path / "report" / "index.html").is_file()
-    assert (path / "report" / "robustness.html").is_file()
-
-
-def test_nothing_is_written_where_there_is_nothing(tmp_path):
-    assert write([], [], tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    for task in ("value", "robustness"):
+        assert (path / "report" / task / "index.html").is_file()

@@ -5,7 +5,7 @@ undecided where the data are too few to tell, with the figures behind it.  World
 one facet where it did not hold refutes it in that world; it held there if it held in all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import pandas as pd
@@ -148,10 +148,14 @@ CLAIMS = (
 
 
 def judge(frame: pd.DataFrame) -> list[Verdict]:
-    """Every claim with its verdict and evidence."""
-    facets = split(frame)
-    out = []
-    for claim in CLAIMS:
+    """Every claim about estimators with its verdict and evidence."""
+    return judged(CLAIMS, split(frame))
+
+
+def judged(claims: Iterable[Claim], facets: Iterable[Facet]) -> list[Verdict]:
+    """Claims with what some facets say to them."""
+    facets, out = list(facets), []
+    for claim in claims:
         found = [(facet.world, e) for facet in facets for e in claim.judge(facet)]
         worlds = dict.fromkeys(world for world, _ in found)
         verdicts = {w: verdict([e.held for world, e in found if world == w]) for w in worlds}

@@ -27,16 +27,25 @@ def warnings(frame: pd.DataFrame) -> list[str]:
 
 
 def _suite(rows: pd.DataFrame) -> dict[str, str]:
-    isolation = {
-        "inline": "one warm process for all cells: timings are indicative",
-        "process": "a fresh process per cell",
-    }
     return {
         "prompts": _values(rows["n_prompts"]),
         "latents per noise level": _values(rows["n_latents"]),
         "replicates of stochastic estimators": _values(rows["replicates"][rows["replicates"] > 1]),
         "noise levels": _values(rows["sigma"]),
         "batch": _values(rows["batch"]),
+        **provenance(rows),
+    }
+
+
+def provenance(rows: pd.DataFrame) -> dict[str, str]:
+    """Where and with what rows were measured, by heading."""
+    if rows.empty:
+        return {}
+    isolation = {
+        "inline": "one warm process for all cells: timings are indicative",
+        "process": "a fresh process per cell",
+    }
+    return {
         "seed": _values(rows["seed"]),
         "number format": _values(rows["dtype"]),
         "device": _values(rows["device"]),

@@ -3,6 +3,7 @@
 import difflib
 import io
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from bench.report import drawing, scales
 from bench.report.drawing import Series
 from bench.report.estimators import MARKERS, SPARE, Style, order, palette
-from bench.report.facets import split
+from bench.report.facets import Facet, split
 from bench.report.figures import FIGURES
 
 METADATA: dict[str, dict[str, str | None]] = {  # nothing that differs between equal figures
@@ -69,7 +70,13 @@ def rendered(figure: Figure, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def draw(frame: pd.DataFrame, x: str, y: str, by: str = "estimator") -> Figure:
+def draw(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str = "estimator",
+    panels: Callable[[pd.DataFrame], list[Facet]] = split,
+) -> Figure:
     """Any column against any other, one line per value of a third, a panel per facet.
 
     Args:
@@ -77,6 +84,7 @@ def draw(frame: pd.DataFrame, x: str, y: str, by: str = "estimator") -> Figure:
         x: A numeric column.
         y: A numeric column; its interval is drawn where `<y>_lo` and `<y>_hi` exist.
         by: What tells the lines apart; the rows of one line and one x are all drawn.
+        panels: What may stand in one panel.
 
     Raises:
         ValueError: for a column that does not exist or cannot be drawn, or without rows.
@@ -90,7 +98,7 @@ def draw(frame: pd.DataFrame, x: str, y: str, by: str = "estimator") -> Figure:
     _check("by", by, tellable)
     look = _look(frame, by)
     with drawing.styled():
-        facets = split(frame.dropna(subset=[x, y]))
+        facets = panels(frame.dropna(subset=[x, y]))
         if not facets:
             raise ValueError(f"expected rows that have both {x!r} and {y!r}, got none")
         out, axes = drawing.figure(f"{y} against {x}, by {by}", len(facets))

@@ -42,6 +42,7 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
     """
     protocol = cast(Protocol, spec.protocol)
     phases, calls = Phases(), Calls()
+    protocol = Protocol.model_validate(spec.protocol)
     with phases("build"):
         world = make_world(spec.world, device)
         reward = reward_of(spec.reward, world)

@@ -24,6 +24,20 @@ def figures(frame: pd.DataFrame) -> dict[str, Figure]:
         return {found[0].slug: drawing.settled(draw(found, look)) for found in groups.values()}
 
 
+def chosen(frame: pd.DataFrame, x: str, y: str, by: str) -> dict[str, Figure]:
+    """Those of one figure, against the noise level.
+
+    Raises:
+        ValueError: for a figure that is not there.
+    """
+    known = sorted(set(frame["figure"]))
+    if y not in known:
+        raise ValueError(f"expected --y one of {', '.join(known)} of this store, got {y!r}")
+    if (x, by) != ("sigma", "estimator"):
+        raise ValueError(f"expected --x sigma --by estimator, got {x!r} and {by!r}")
+    return figures(frame[frame["figure"] == y])
+
+
 def draw(found: list[Comparison], look: Palette) -> Figure:
     """Comparisons of one reward and grid side by side."""
     out, axes = drawing.figure(found[0].group, len(found), share_y="none")

@@ -4,28 +4,29 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import robustness
-from bench.frame import failures
+import pandas as pd
+
 from bench.report import plots as saved
 from bench.report.robustness import page, plots, tables
+from bench.store import Store
 
 
-def write(records: Iterable[Mapping[str, Any]], problems: Iterable[str], out: Path) -> list[Path]:
-    """Write them; the page comes first.  Nothing where the records have no such cell.
+def write(
+    store: Store, frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]], out: Path
+) -> tuple[list[Path], Path]:
+    """Write them into a folder.
 
     Args:
-        records: Of a store.
-        problems: Records that could not be read.
-        out: The folder of the report.
+        store: Where the rows come from.
+        frame: The rows.
+        failures: Cells without a result.
+        out: The folder.
+
+    Returns:
+        The files beside the page, and the page.
     """
-    given = [dict(record) for record in records]
-    frame, failed = robustness.tidy(given), failures(given, "robustness")
-    if frame.empty:
-        return []
-    drawn = plots.figures(frame)
-    return [
-        page.write(frame, drawn, failed, problems, out / "robustness.html"),
-        *tables.write(frame, out / "tables", failed),
-        *(p for name, figure in drawn.items()
-          for p in saved.save(figure, out / "plots", f"robustness-{name}")),
-    ]  # fmt: skip
+    drawn, failed = plots.figures(frame), list(failures)
+    beside = tables.write(frame, out / "tables", failed)
+    for name, figure in drawn.items():
+        beside += saved.save(figure, out / "plots", name)
+    return beside, page.write(frame, drawn, failed, store.problems, out / "index.html")

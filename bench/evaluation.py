@@ -1,0 +1,167 @@
+"""How good and how dear one trained value model is, on images that nothing is trained on.
+
+    error at sigma    V(z_t | c) - r(D(z_0), c),   z_t the noised latent of a held-out image
+
+Its root mean square is that of V against the value, in quadrature with the spread of r(z_0) given
+z_t, which is the same for every estimator.  For the `data` posterior each latent is shown with the
+prompt of another image; for the `prompt` posterior with its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines import tweedie
+from bench.interleaved import Clock, interleaved
+from bench.metrics.value import rmse
+from bench.stats import Interval, log_ratio_interval, paired
+from bench.tasks.cost import backward, latents, value
+from stitchvm.flops import count_flops
+from stitchvm.path import noise
+from stitchvm.reward import Reward
+from stitchvm.streams import Streams, derive
+from stitchvm.value import ValueEstimator, value_and_gradient
+from stitchvm.world import World
+
+SIGMAS = (0.1, 0.25, 0.5, 0.75, 0.9)
+IMAGES = 500
+BATCHES, ROUNDS = (1, 16), 20
+AT_ONCE = 100
+
+
+class Level(NamedTuple):
+    """Errors at one noise level.
+
+    Attributes:
+        sigma: The level.
+        errors: RMSE against the realised reward, of `model`, `tweedie` and `constant`.
+        gained: MSE of the model minus Tweedie's, paired by image.
+    """
+
+    sigma: float
+    errors: dict[str, Interval]
+    gained: Interval
+
+
+class Cost(NamedTuple):
+    """A call of the model beside one of Tweedie.
+
+    Attributes:
+        what: `value`, or `gradient` for both.
+        batch: Latents a call.
+        ratio: Of seconds.
+        flops: Ratio that FLOPs predict.
+    """
+
+    what: str
+    batch: int
+    ratio: Interval
+    flops: float
+
+
+@torch.no_grad()
+def accuracy(
+    world: World,
+    reward: Reward,
+    model: ValueEstimator,
+    images: int = IMAGES,
+    sigmas: Sequence[float] = SIGMAS,
+    seed: int = 0,
+) -> Iterator[Level]:
+    """Errors at each noise level, of the model, Tweedie with the null prompt, and the constant.
+
+    The constant is the mean reward, under a latent's prompt, of all other images.
+
+    Args:
+        world: Where.
+        reward: Of what.
+        model: Which value model.
+        images: Held-out images.
+        sigmas: Noise levels.
+        seed: Of the noise.
+
+    Raises:
+        ValueError: for a model of another value than the mean, whose truth is not realised.
+    """
+    if model.target.value != "mean":
+        raise ValueError(f"expected a model of the mean value, got one of {model.target}")
+    shown = list(world.images("held", images))
+    z_0 = torch.cat([world.backbone.encode(part.x_0) for part in shown])
+    c = [text for part in shown for text in part.c]
+    if model.target.posterior == "data":
+        c = exchanged(c, seed)
+    realised, constant = _realised(world, reward, z_0, c)
+    rivals = {"model": model, "tweedie": tweedie.build(world, reward, posterior="data")}
+    eps = Streams.of(seed, "evaluation", rows=len(z_0)).normal(z_0)
+    for sigma in sigmas:
+        t = z_0.new_tensor(sigma)
+        z_t = noise(z_0, t, eps)
+        values = {name: _values(rival, z_t, t, c) for name, rival in rivals.items()}
+        squared = {
+            name: _numbers((v - realised).square())
+            for name, v in {**values, "constant": constant}.items()
+        }
+        gained = paired(squared["model"], squared["tweedie"]).difference
+        yield Level(sigma, {name: rmse(x) for name, x in squared.items()}, gained)
+
+
+def exchanged(c: list[str], seed: int) -> list[str]:
+    """The prompts, each at the place of another at random: they say nothing of their images."""
+    rng = torch.Generator().manual_seed(derive(seed, "exchanged"))
+    order = torch.randperm(len(c), generator=rng).tolist()
+    source = dict(zip(order, order[1:] + order[:1], strict=True))
+    return [c[source[k]] for k in range(len(c))]
+
+
+def _realised(world: World, reward: Reward, z_0: Tensor, c: list[str]) -> tuple[Tensor, Tensor]:
+    """Rewards of clean latents under their prompts, and the mean of all others' under the same."""
+    parts = z_0.split(AT_ONCE)
+    e = torch.cat([reward.features(world.backbone.decode(part)).embedding for part in parts])
+    realised = reward.score(e, c)
+    total = torch.stack([reward.score(e, [text] * len(e)).sum() for text in c])
+    return realised, (total - realised) / (len(c) - 1)
+
+
+def _values(estimator: ValueEstimator, z_t: Tensor, t: Tensor, c: list[str]) -> Tensor:
+    rows = [slice(first, first + AT_ONCE) for first in range(0, len(c), AT_ONCE)]
+    return torch.cat([estimator(z_t[part], t, c[part]) for part in rows])
+
+
+def _numbers(x: Tensor) -> np.ndarray:
+    return x.double().cpu().numpy()
+
+
+def costs(
+    world: World,
+    reward: Reward,
+    model: ValueEstimator,
+    clock: Clock,
+    batches: Sequence[int] = BATCHES,
+    rounds: int = ROUNDS,
+) -> Iterator[Cost]:
+    """Calls of the model and of Tweedie, null prompt and full decoder, timed in turns.
+
+    Args:
+        world: Where.
+        reward: Of what.
+        model: Which value model.
+        clock: Tells the time.
+        batches: Latents a call.
+        rounds: Timed calls of each.
+    """
+    rival = tweedie.build(world, reward, posterior="data")
+    for batch in batches:
+        given = latents(world, batch, 0.5, seed=0)
+        for what, ask, count in (
+            ("value", value, value),
+            ("gradient", value_and_gradient, backward),
+        ):
+            calls = {name: partial(ask, e, *given) for name, e in (("a", model), ("b", rival))}
+            spent = interleaved(calls, rounds, clock)
+            flops = [count_flops(partial(count, e, *given)) for e in (model, rival)]
+            ratio = log_ratio_interval(spent["a"], spent["b"])
+            yield Cost(what, batch, ratio, flops[0] / flops[1])

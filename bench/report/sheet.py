@@ -1,0 +1,200 @@
+"""A report in one form for every task beside `value`: an answer, claims, tables, figures, a page.
+
+A task says what of it to show; here it becomes text for a terminal, files, and one HTML page.
+"""
+
+import base64
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from bench.report import drawing, plots
+from bench.report.claims import Claim, judged
+from bench.report.facets import REWARDS, RUN, Facet
+from bench.report.measured import provenance
+from bench.report.typeset import latex, markdown
+
+Failures = Iterable[Mapping[str, Any]]
+HERE = Path(__file__).parent
+WIDE = 6.0  # inches: from there on a figure takes the width of the page
+
+
+class Table(NamedTuple):
+    """A table as text: its file's name, a title, and what to know when reading it."""
+
+    name: str
+    title: str
+    note: str
+    frame: pd.DataFrame
+
+
+class Drawn(NamedTuple):
+    """A figure: its file's name, its caption, and itself."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+class Sheet(NamedTuple):
+    """What a task's results look like.
+
+    Attributes:
+        title: Of the page.
+        about: What was measured, a paragraph.
+        apart: Columns whose values are not compared with each other.
+        tidy: Records to a frame.
+        answer: Sentences that a facet comes to.
+        claims: What is judged.
+        tables: Of a facet.
+        figures: Of a facet, made within the project's style.
+    """
+
+    title: str
+    about: str
+    apart: tuple[str, ...]
+    tidy: Callable[[Iterable[dict[str, Any]]], pd.DataFrame]
+    answer: Callable[[Facet], list[str]]
+    claims: tuple[Claim, ...]
+    tables: Callable[[Facet], list[Table]]
+    figures: Callable[[Facet], list[Drawn]]
+
+    def split(self, frame: pd.DataFrame, failures: Failures = ()) -> list[Facet]:
+        """What may stand in one table, in the order of the frame; runs do not mix."""
+        if frame.empty:
+            return []
+        keys = [
+            *self.apart,
+            *(name for name in RUN if name in frame and frame[name].nunique() > 1),
+        ]
+        found, failures = [], list(failures)
+        for values, rows in frame.groupby(keys, sort=False, dropna=False):
+            at = dict(zip(keys, values, strict=True))
+            title = _title(at)
+            slug = re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-")
+            mine = [f for f in failures if all(f[name] == at[name] for name in self.apart)]
+            world = str(at["world"])
+            found.append(Facet(world, title, title, "", slug, rows.reset_index(drop=True), mine))
+        return found
+
+
+def _title(at: Mapping[Any, Any]) -> str:
+    """`Shapes world, CLIP reward, stitched`, and what tells runs apart."""
+    words = {
+        "world": f"{str(at['world']).capitalize()} world",
+        "reward": f"{REWARDS.get(str(at.get('reward')), at.get('reward'))} reward",
+        "estimator": f"{at.get('estimator')}",
+        "quick": "shortened run" if at.get("quick") else "whole run",
+    }
+    return ", ".join(words.get(name, f"{name} {value}") for name, value in at.items())
+
+
+def text(sheet: Sheet, frame: pd.DataFrame, failures: Failures, width: int) -> str:
+    """For a terminal of some width: the answer and the tables."""
+    parts = []
+    for facet in sheet.split(frame, failures):
+        parts += [facet.title, *sheet.answer(facet)]
+        parts += [
+            f"{table.title}\n{table.frame.to_string(index=False, line_width=width)}"
+            for table in sheet.tables(facet)
+        ]
+    return "\n\n".join(parts) + "\n" if parts else "no results\n"
+
+
+def write_tables(
+    sheet: Sheet, frame: pd.DataFrame, folder: Path, failures: Failures = ()
+) -> list[Path]:
+    """Write each table as md and tex, and rows.csv with every digit; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = frame[[name for name in frame.columns if not str(name).endswith("_by_picture")]]
+    files = {"rows.csv": plain.to_csv(index=False, lineterminator="\n")}
+    for facet in sheet.split(frame, failures):
+        for table in sheet.tables(facet):
+            name = f"{facet.slug}-{table.name}"
+            title = f"{facet.title}: {table.title}"
+            body = markdown(table.frame)
+            files[f"{name}.md"] = f"## {title}\n\n{table.note}\n\n{body}"
+            files[f"{name}.tex"] = latex(table.frame, title)
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / name for name in files]
+
+
+def figures(sheet: Sheet, facet: Facet) -> list[Drawn]:
+    """The figures of a facet, laid out."""
+    with drawing.styled():
+        return [
+            drawn._replace(figure=drawing.settled(drawn.figure)) for drawn in sheet.figures(facet)
+        ]
+
+
+def write(
+    sheet: Sheet,
+    frame: pd.DataFrame,
+    failures: Failures,
+    problems: Iterable[str],
+    out: Path,
+) -> tuple[list[Path], Path]:
+    """Write tables, plots and the page into a folder.
+
+    Args:
+        sheet: How.
+        frame: Rows of results.
+        failures: Cells without a result.
+        problems: Records that could not be read.
+        out: The folder.
+
+    Returns:
+        The files beside the page, and the page.
+    """
+    failures, facets = list(failures), sheet.split(frame, failures)
+    drawn = {facet.slug: figures(sheet, facet) for facet in facets}
+    files = write_tables(sheet, frame, out / "tables", failures)
+    for facet in facets:
+        for one in drawn[facet.slug]:
+            files += plots.save(one.figure, out / "plots", f"{facet.slug}-{one.name}")
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("sheet.html").render(
+        sheet=sheet,
+        facets=[_shown(sheet, facet, drawn[facet.slug]) for facet in facets],
+        verdicts=judged(sheet.claims, facets),
+        measured=provenance(frame),
+        failures=failures,
+        problems=list(problems),
+        suites=sorted(
+            {f"{row.suite}{' --quick' if row.quick else ''}" for row in frame.itertuples()}
+        ),
+    )
+    path = out / "index.html"
+    path.write_text(html, encoding="utf-8")
+    return files, path
+
+
+def _shown(sheet: Sheet, facet: Facet, drawn: list[Drawn]) -> dict[str, Any]:
+    """A facet as the page takes it."""
+    return {
+        "title": facet.title,
+        "answer": sheet.answer(facet),
+        "tables": sheet.tables(facet),
+        "figures": [
+            {
+                "source": "data:image/svg+xml;base64,"
+                + base64.b64encode(plots.rendered(one.figure, "svg")).decode(),
+                "caption": one.caption,
+                "alt": f"{facet.title}: {one.caption} The numbers are in the tables.",
+                "wide": one.figure.get_figwidth() > WIDE,
+            }
+            for one in drawn
+        ],
+    }

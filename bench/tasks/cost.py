@@ -1,0 +1,256 @@
+"""The cost task: what a search, an optimiser step and a value cost, each beside a yardstick.
+
+    search      stage 1 over all pairs      against   the same images once through both models
+    step        one optimiser step          against   a step of StitchVM at its cheap pick
+    value       one call of the estimator   against   Tweedie, null prompt, full decoder
+    gradient    value and gradient in z_t   against   the same of Tweedie
+
+Both are timed in turns in one process.  Estimators are untrained: weights do not change a cost.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+import baselines
+from bench.arms import ARMS, TRUNKS, Trunk
+from bench.cell import CostProtocol, Spec
+from bench.images import WorldImages
+from bench.interleaved import UNITS, clock_of, interleaved
+from bench.meter import peak_bytes
+from bench.resolve import resolve
+from bench.stitching import Job, Workshop
+from bench.tasks.outcome import Outcome, Phases
+from bench.worlds import make as make_world
+from stitchvm.backbone import Backbone
+from stitchvm.distill import Recipe, distill
+from stitchvm.flops import count_flops
+from stitchvm.path import noise
+from stitchvm.reward import Reward
+from stitchvm.search import ENTRIES, search
+from stitchvm.streams import Streams
+from stitchvm.value import ValueEstimator, value_and_gradient
+from stitchvm.world import Split, World
+
+Row = dict[str, Any]
+Call = Callable[[], object]
+YARDSTICK = "stitched"  # the arm that steps are compared with
+UNTIMED = 3  # calls of a step beside the timed ones: warm-up, FLOPs, memory
+
+
+def run(spec: Spec, device: str = "cpu") -> Outcome:
+    """Time what one cell names.
+
+    Raises:
+        ValueError: for a reward that is not the world's.
+    """
+    protocol, phases = CostProtocol.model_validate(spec.protocol), Phases()
+    with TemporaryDirectory() as folder:
+        with phases("build"):
+            world = make_world(spec.world, device)
+            shop = Workshop(world, Path(folder), WorldImages(world), protocol.images)
+            place = Place(shop, spec.reward.build, protocol, spec.seed)
+            measure = resolve(spec.estimator.build, MEASURED, "estimator")
+        with phases("measured"):
+            rows = list(measure(place, **spec.estimator.settings))
+    return Outcome(rows=rows, phases=phases.summary())
+
+
+class Asked(NamedTuple):
+    """A call to be timed, the same call for counting FLOPs, and tensors that were there before."""
+
+    call: Call
+    counted: Call
+    standing: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where costs are measured.
+
+    Attributes:
+        shop: Makes estimators.
+        reward: Name of the reward.
+        protocol: How.
+        seed: Of the latents.
+    """
+
+    shop: Workshop
+    reward: str
+    protocol: CostProtocol
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the world computes."""
+        return next(iter(self.shop.world.backbone.state_dict().values())).device
+
+    def begin(self, job: Job) -> Any:
+        """An arm, untrained: a student, and a value estimator."""
+        return self.shop.begin(job)
+
+    def compared(self, what: str, batch: int, pair: dict[str, Asked]) -> Row:
+        """A row: two calls in turns, then the FLOPs and peak memory of each.
+
+        Args:
+            what: Is timed.
+            batch: Images or latents a call.
+            pair: The call, and what it is held against, by name.
+        """
+        calls = {name: asked.call for name, asked in pair.items()}
+        spent = interleaved(calls, self.protocol.rounds, clock_of(self.device))
+        flops = [count_flops(asked.counted) for asked in pair.values()]
+        peaks = [
+            peak_bytes(asked.call, self.device, iter(asked.standing)) for asked in pair.values()
+        ]
+        return self.row(what, batch, spent, flops, peaks)
+
+    def row(
+        self,
+        what: str,
+        batch: int,
+        spent: dict[str, list[float]],
+        flops: list[int] | list[None],
+        peaks: list[dict[str, int | None]] | list[None],
+    ) -> Row:
+        """What a record keeps of two calls that were timed in turns."""
+        (seconds, (against, others)) = next(iter(spent.values())), list(spent.items())[-1]
+        return {
+            "what": what,
+            "batch": batch,
+            "against": against,
+            "unit": UNITS[self.device.type],
+            "seconds": seconds,
+            "against_seconds": others,
+            "flops": flops[0],
+            "against_flops": flops[-1],
+            "peak": peaks[0],
+            "against_peak": peaks[-1],
+        }
+
+
+def search_cost(place: Place, *, trunk: Trunk = "backbone") -> Iterator[Row]:
+    """Stage 1 against what it cannot do without: its images once through both models."""
+    world, protocol = place.shop.world, place.protocol
+    backbone, reward = TRUNKS[trunk](world.backbone), world.reward(place.reward)
+    probe, held = (clean(world, split, protocol.probes) for split in ("train", "held"))
+    calls: dict[str, Call] = {
+        "search": partial(search, backbone, reward, probe, held),
+        "pass over probe and held-out images": partial(
+            feature_pass, backbone, reward, [*probe, *held]
+        ),
+        "pass over probe images": partial(feature_pass, backbone, reward, probe),
+    }
+    spent = interleaved(calls, protocol.searches, clock_of(place.device))
+    for against in list(calls)[1:]:
+        two = {name: spent[name] for name in ("search", against)}
+        yield place.row("search", protocol.probes, two, [None], [None])
+
+
+@torch.no_grad()
+def feature_pass(backbone: Backbone, reward: Reward, images: Iterable[Tensor]) -> None:
+    """Images once through all blocks of the backbone, and of the reward as far as searched."""
+    for x_0 in images:
+        z_0 = backbone.encode(x_0)
+        t = torch.rand(len(z_0), generator=torch.Generator().manual_seed(0)).to(z_0)
+        state = backbone.trunk(noise(z_0, t, torch.randn_like(z_0)), t, 1)
+        for i in range(2, backbone.depth + 1):
+            state = backbone.advance(state, i)
+        h = reward.head(x_0, 1)
+        for j in range(1, min(ENTRIES, reward.depth)):
+            h = reward.advance(h, j, j + 1)
+
+
+def clean(world: World, split: Split, count: int) -> list[Tensor]:
+    """Images x_0 in batches."""
+    return [shown.x_0 for shown in world.images(split, count)]
+
+
+def arm_cost(place: Place, job: Job) -> Iterator[Row]:
+    """What an arm costs to ask and to train."""
+    for batch in place.protocol.batches:
+        yield from value_costs(place, job, batch)
+    yield step_cost(place, job)
+
+
+def step_cost(place: Place, job: Job) -> Row:
+    """An optimiser step, each arm with students, data and optimiser of its own."""
+    batch, rounds = place.protocol.batch, place.protocol.rounds
+    yardstick = Job(place.reward, YARDSTICK)
+    (data, others) = place.shop.data([job, yardstick], "train", place.shop.count)
+    students = [place.begin(which) for which in (job, yardstick)]
+    runs = [
+        distill(student, prepared, place.shop.recipe(which, Recipe(rounds + UNTIMED, batch)))
+        for student, prepared, which in zip(
+            students, (data, others), (job, yardstick), strict=True
+        )
+    ]
+    names = ("step", f"step of {YARDSTICK}, cheap pick")
+    pair = {}
+    for name, student, run in zip(names, students, runs, strict=True):
+        step = partial(next, run)
+        pair[name] = Asked(step, step, list(student.state_dict().values()))
+    return place.compared("step", batch, pair)
+
+
+def value_costs(place: Place, job: Job, batch: int) -> Iterator[Row]:
+    """A value, and a value with its gradient, of a batch of latents."""
+    world = place.shop.world
+    model = place.begin(job).requires_grad_(requires_grad=False)
+    tweedie = baselines.ESTIMATORS["tweedie"](world, world.reward(job.reward), posterior="data")
+    given = latents(world, batch, place.protocol.sigma, place.seed)
+    for what, ask, count in (
+        ("value", value, value),
+        ("gradient", value_and_gradient, backward),
+    ):
+        pair = {
+            name: Asked(
+                partial(ask, estimator, *given),
+                partial(count, estimator, *given),
+                [*given[:2], *estimator.state_dict().values()],
+            )
+            for name, estimator in ((what, model), ("Tweedie, null prompt", tweedie))
+        }
+        yield place.compared(what, batch, pair)
+
+
+@torch.no_grad()
+def value(estimator: ValueEstimator, z_t: Tensor, t: Tensor, c: list[str]) -> Tensor:
+    """The value alone, (B,)."""
+    return estimator(z_t, t, c)
+
+
+def backward(estimator: ValueEstimator, z_t: Tensor, t: Tensor, c: list[str]) -> None:
+    """The value and its gradient as the FLOP counter can follow them: it refuses autograd.grad."""
+    estimator(z_t.detach().requires_grad_(), t, c).sum().backward()
+
+
+@torch.no_grad()
+def latents(world: World, count: int, sigma: float, seed: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Noisy latents of held-out images at one noise level, and prompts."""
+    z_0 = world.backbone.encode(torch.cat(clean(world, "held", count)))
+    t = z_0.new_tensor(sigma)
+    eps = Streams.of(seed, "cost", rows=count).normal(z_0)
+    c = [world.prompts[k % len(world.prompts)] for k in range(count)]
+    return noise(z_0, t, eps), t, c
+
+
+def _of_arm(name: str) -> Callable[..., Iterator[Row]]:
+    """What measures an arm; its setting is the pair that it stitches."""
+
+    def build(place: Place, *, pick: Literal["cheap", "paper"] = "cheap") -> Iterator[Row]:
+        return arm_cost(place, Job(place.reward, name, pick))
+
+    return build
+
+
+MEASURED: dict[str, Callable[..., Iterator[Row]]] = {
+    "search": search_cost,
+    **{name: _of_arm(name) for name in ARMS},
+}
