@@ -13,14 +13,14 @@ import pandas as pd
 
 from bench.metrics.robustness import FIGURES, Figure
 from bench.report.estimators import order
-from bench.report.facets import REWARDS, WORDS, capital, comparable
+from bench.report.facets import REWARDS, capital, comparable
 from bench.report.trust import ALPHA
 from bench.robustness import RUN, TABLE
 from bench.stats import Interval, holm
 
 TOLD = ("clean", "ceiling")  # builds of references
 BEST, NEAR = "best", "as good"
-GRIDS = {"plain": "plain noise levels", "snr": WORDS["grid", "snr"]}
+GRIDS = {"plain": "plain noise levels", "snr": "SNR-matched noise levels"}
 
 
 class Comparison(NamedTuple):

@@ -20,7 +20,7 @@ NOTE = (
 )
 RATIOS = {"of_ceiling": "share of the Bayes ceiling kept", "of_clean": "share of clean kept"}
 REASON = 60  # characters of a failure's reason in a table
-NAME, COLUMN = 22, 21  # characters on a terminal
+NAME, COLUMN = 30, 21  # characters on a terminal
 
 
 def value_table(found: Comparison) -> pd.DataFrame:
