@@ -10,7 +10,7 @@ settings.  Fields are those of the task's protocol plus world, reward, estimator
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,7 +23,7 @@ from bench.resolve import UnknownName
 
 M = TypeVar("M", bound=Model)
 PARTS = ("world", "reward", "estimator")
-FIELDS = tuple(dict.fromkeys([*PARTS, *(f for p in PROTOCOLS.values() for f in p.model_fields)]))
+FIELDS = {task: (*PARTS, *protocol.model_fields) for task, protocol in PROTOCOLS.items()}
 LISTS = ("sigmas", "entries", "batches")  # fields whose value is a list
 
 
@@ -123,23 +123,22 @@ def combinations(
         UnknownName: for a field nobody knows.
         ValueError: for an axis that is neither a field nor made of bundles.
     """
-    axes = {**suite.axes, **changes}
-    for name in changes:
-        _known(name)
-    choices = [[_bundle(name, v) for v in values] for name, values in axes.items()]
+    axes, known = {**suite.axes, **changes}, FIELDS[suite.task]
+    _known(changes, known)
+    choices = [[_bundle(name, v, known) for v in values] for name, values in axes.items()]
     fixed = suite.defaults
     shortened = suite.quick if quick else {}
-    _known(*fixed, *shortened)
+    _known([*fixed, *shortened], known)
     grid = [fixed | _merged(parts) for parts in itertools.product(*choices)] if axes else []
     for extra in suite.include:
-        _known(*extra)
+        _known(extra, known)
         lists = {k: v if _lists(k, v) else [v] for k, v in extra.items()} | dict(changes)
         grid += [
             fixed | dict(zip(lists, values, strict=True))
             for values in itertools.product(*lists.values())
         ]
     for rule in suite.exclude:
-        _known(*rule)
+        _known(rule, known)
     for fields in grid:
         if not any(_matches(fields, rule) for rule in suite.exclude):
             yield fields | shortened
@@ -151,13 +150,13 @@ def _lists(field: str, value: Any) -> bool:
     return several and (field not in LISTS or any(isinstance(v, list) for v in value))
 
 
-def _bundle(axis: str, value: Any) -> dict[str, Any]:
+def _bundle(axis: str, value: Any, known: Collection[str]) -> dict[str, Any]:
     """One value of an axis as field values."""
-    if axis in FIELDS:
+    if axis in known:
         return {axis: value}
     if not isinstance(value, dict):
-        raise UnknownName("axis", axis, FIELDS)
-    _known(*value)
+        raise UnknownName("axis", axis, known)
+    _known(value, known)
     return value
 
 
@@ -168,10 +167,10 @@ def _merged(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _known(*names: str) -> None:
+def _known(names: Iterable[str], known: Collection[str]) -> None:
     for name in names:
-        if name not in FIELDS:
-            raise UnknownName("field", name, FIELDS)
+        if name not in known:
+            raise UnknownName("field", name, known)
 
 
 def _matches(fields: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
@@ -188,7 +187,7 @@ def values(field: str, text: str) -> list[Any]:
         UnknownName: for a field nobody knows.
         ValueError: for a text that is no YAML list, or an empty one.
     """
-    _known(field)
+    _known([field], {name for known in FIELDS.values() for name in known})
     try:
         parsed = yaml.safe_load(f"[{text}]")
     except yaml.YAMLError:
