@@ -10,7 +10,7 @@ import torch
 
 from baselines import feature_head, noisy_student, stitched, tweedie, vae_stitch
 from baselines.trained import weights as trained_weights
-from stitchvm.calibrate import Calibrated, fit_lines
+from stitchvm.calibrate import Calibrated, exchanged, fit_lines
 from stitchvm.reward import Reward
 from stitchvm.value import ValueEstimator
 from stitchvm.world import World
@@ -58,7 +58,7 @@ def build(
     z_0 = torch.cat([world.backbone.encode(part.x_0) for part in shown])
     c = [text for part in shown for text in part.c]
     if inner.target.posterior == "data":
-        c = c[1:] + c[:1]
+        c = exchanged(c)
     return Calibrated(inner, fit_lines(inner, world.backbone, reward, z_0, c))
 
 

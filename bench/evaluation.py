@@ -20,10 +20,11 @@ from bench.interleaved import Clock, interleaved
 from bench.metrics.value import rmse
 from bench.stats import Interval, log_ratio_interval, paired
 from bench.tasks.cost import backward, latents, value
+from stitchvm.calibrate import exchanged
 from stitchvm.flops import count_flops
 from stitchvm.path import noise
 from stitchvm.reward import Reward
-from stitchvm.streams import Streams, derive
+from stitchvm.streams import Streams
 from stitchvm.value import ValueEstimator, value_and_gradient
 from stitchvm.world import World
 
@@ -107,14 +108,6 @@ def accuracy(
         }
         gained = paired(squared["model"], squared["tweedie"]).difference
         yield Level(sigma, {name: rmse(x) for name, x in squared.items()}, gained)
-
-
-def exchanged(c: list[str], seed: int) -> list[str]:
-    """The prompts, each at the place of another at random: they say nothing of their images."""
-    rng = torch.Generator().manual_seed(derive(seed, "exchanged"))
-    order = torch.randperm(len(c), generator=rng).tolist()
-    source = dict(zip(order, order[1:] + order[:1], strict=True))
-    return [c[source[k]] for k in range(len(c))]
 
 
 def _realised(world: World, reward: Reward, z_0: Tensor, c: list[str]) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from stitchvm.backbone import Backbone, Prompts
 from stitchvm.path import noise
 from stitchvm.reward import Reward
-from stitchvm.streams import Streams
+from stitchvm.streams import Streams, derive
 from stitchvm.value import ValueEstimator
 
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
@@ -57,6 +57,14 @@ class Calibrated(ValueEstimator):
         """The value, (B,)."""
         slope, offset = self.lines.at(t)
         return slope.to(z_t.device) * self.inner(z_t, t, c, rng) + offset.to(z_t.device)
+
+
+def exchanged(c: Prompts, seed: int = 0) -> list[str]:
+    """The prompts, each at the place of another at random: they say nothing of their images."""
+    rng = torch.Generator().manual_seed(derive(seed, "exchanged"))
+    order = torch.randperm(len(c), generator=rng).tolist()
+    source = dict(zip(order, order[1:] + order[:1], strict=True))
+    return [c[source[k]] for k in range(len(c))]
 
 
 @torch.no_grad()

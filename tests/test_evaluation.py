@@ -9,6 +9,7 @@ from baselines import ESTIMATORS
 from bench import evaluation
 from bench.cli import cli
 from bench.stitch_commands import KINDS
+from stitchvm.calibrate import exchanged
 from stitchvm.path import noise
 from stitchvm.streams import Streams
 from stitchvm.value import Target
@@ -25,7 +26,7 @@ def test_errors_are_those_of_one_image_at_a_time(world, model):
     shown = list(world.images("held", 12))
     z_0 = world.backbone.encode(torch.cat([part.x_0 for part in shown]))
     c = [text for part in shown for text in part.c]
-    c = evaluation.exchanged(c, 0)
+    c = exchanged(c, 0)
     z_t = noise(z_0, torch.tensor(0.5).to(z_0), Streams.of(0, "evaluation", rows=12).normal(z_0))
     x, t = world.backbone.decode(z_0), torch.tensor(0.5).to(z_0)
     off, bar = [], []
@@ -42,7 +43,7 @@ def test_errors_are_those_of_one_image_at_a_time(world, model):
 
 def test_every_image_gets_the_prompt_of_another():
     c = [str(k) for k in range(50)]
-    found = evaluation.exchanged(c, 0)
+    found = exchanged(c, 0)
     assert sorted(found) == sorted(c)
     assert all(one != other for one, other in zip(c, found, strict=True))
     assert len({(int(b) - int(a)) % 50 for a, b in zip(c, found, strict=True)}) > 20

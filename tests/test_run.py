@@ -13,6 +13,7 @@ import torch
 
 from baselines import ESTIMATORS
 from bench import suite as suites
+from bench.arms import ARMS, TRUNKS, Given
 from bench.cell import Protocol
 from bench.meter import Calls, Live, high_water_mark, reset_high_water_mark
 from bench.plan import plan
@@ -21,6 +22,8 @@ from bench.store import Store
 from bench.tasks import latents
 from bench.worlds import WORLDS
 from stitchvm.path import match_snr
+from stitchvm.search import Interface, Search
+from stitchvm.stitch import LinearFit
 from stitchvm.streams import Streams
 from stitchvm.value import value_and_gradient
 
@@ -188,7 +191,41 @@ COUNTS = {
         {"particles": 5, "steps": 3},
         {"velocity": 15, "blocks": 15 * DEPTH, "decode": 5, "reward": 5},
     ),
+    "stitched": ({"model": "3,1"}, {"trunk": 1, "blocks": 3, "tail": 1}),
+    "vae_stitch": ({"model": "1,1"}, {"trunk": 1, "blocks": 1, "tail": 1}),  # of one block: as is
+    "noisy_student": ({"model": "paper"}, {"decode": 1, "reward": 1}),
+    "feature_head": ({"model": "paper"}, {"trunk": 1, "blocks": 3}),  # taps 1, 2 and 3
+    "calibrated": (
+        {"of": "tweedie", "images": 8},
+        {"velocity": 1, "blocks": DEPTH, "decode": 1, "reward": 1},
+    ),
 }
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """Folders of trained estimators before their training, by name."""
+    world = WORLDS["gaussian"](**{k: v for k, v in TINY.items() if k != "build"})
+    root, folders = tmp_path_factory.mktemp("untrained"), {}
+    x_0 = next(world.images("train", 20)).x_0
+    for name, (settings, _) in COUNTS.items():
+        if "model" in settings:
+            arm = ARMS[name]
+            backbone = TRUNKS[arm.trunk](world.backbone)
+            entering = world.reward("sigmoid").head(x_0, 1).map
+            pair = (3, 1) if arm.trunk == "backbone" else (1, 1)
+            interface = Interface(
+                LinearFit(torch.zeros(entering.shape[1], channels(backbone, pair[0])).double(),
+                          torch.zeros(entering.shape[1]).double(), 0, 0.0), None)  # fmt: skip
+            of = Search((), {pair: interface}, {})
+            model = arm.begin(Given(backbone, world.reward("sigmoid"), of, pair, x_0))
+            model.save_pretrained(folders.setdefault(name, root / name))
+    return folders
+
+
+def channels(backbone, i):
+    z = torch.zeros(1, *backbone.latent, dtype=torch.float64)
+    return backbone.trunk(z, torch.tensor(0.5, dtype=torch.float64), i).features.shape[1]
 
 
 def test_hand_counts_cover_every_estimator():
@@ -197,9 +234,10 @@ def test_hand_counts_cover_every_estimator():
 
 @pytest.mark.filterwarnings("ignore:features have rank")
 @pytest.mark.parametrize("name", sorted(COUNTS))
-def test_counts_equal_hand_counts(tmp_path, name):
+def test_counts_equal_hand_counts(tmp_path, name, untrained):
     settings, expected = COUNTS[name]
-    entry = {"name": "it", "build": name, **settings}
+    model = {"model": str(untrained[name])} if name in untrained else {}
+    entry = {"name": "it", "build": name, **settings, **model}
     [(record, _)] = measured(tmp_path, estimator=[entry])
     zero = dict.fromkeys(("velocity", "trunk", "blocks", "decode", "reward", "tail"), 0)
     for row in record["rows"]:
