@@ -95,19 +95,23 @@ class Search:
     @property
     def picks(self) -> dict[str, Pair]:
         """`paper`: lowest loss; `cheap`: the cheapest within 5 % of the lowest held-out loss."""
-        lowest = min(pair.held_loss for pair in self.pairs)
-        near = [pair for pair in self.pairs if pair.held_loss <= (1 + NEAR) * lowest]
         return {
             "paper": min(self.pairs, key=lambda pair: pair.loss),
-            "cheap": min(near, key=lambda pair: pair.cost),
+            "cheap": min(self.near, key=lambda pair: pair.cost),
         }
 
+    @property
+    def near(self) -> tuple[Pair, ...]:
+        """The pairs within 5 % of the lowest held-out loss."""
+        lowest = min(pair.held_loss for pair in self.pairs)
+        return tuple(pair for pair in self.pairs if pair.held_loss <= (1 + NEAR) * lowest)
+
     def save(self, folder: Path) -> None:
-        """Write the table, and the layers of both picks, into a folder."""
+        """Write the table, and the layers of the picks and of all pairs near them, to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, Tensor] = {}
-        for name, pair in self.picks.items():
-            interface = self.interfaces[pair.i, pair.j]
+        for pair in dict.fromkeys([*self.near, *self.picks.values()]):
+            name, interface = f"{pair.i},{pair.j}", self.interfaces[pair.i, pair.j]
             tensors |= {f"{name}.weight": interface.fit.weight, f"{name}.bias": interface.fit.bias}
             if interface.cls is not None:
                 tensors[f"{name}.cls"] = interface.cls
@@ -130,7 +134,7 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def load(folder: Path) -> Search:
-    """A search from its folder, with the layers of its picks.
+    """A search from its folder, with the layers that it kept.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -144,10 +148,12 @@ def load(folder: Path) -> Search:
     if (digest := file_digest(layers)) != table["fits"]:
         raise ValueError(f"expected {folder / FITS} with digest {table['fits']}, got {digest}")
     tensors, interfaces = load_tensors(layers), {}
-    for name, (i, j) in table["picks"].items():
-        pair = next(p for p in pairs if (p.i, p.j) == (i, j))
-        fit = LinearFit(tensors[f"{name}.weight"], tensors[f"{name}.bias"], pair.rank, pair.loss)
-        interfaces[i, j] = Interface(fit, tensors.get(f"{name}.cls"))
+    for pair in pairs:
+        name = f"{pair.i},{pair.j}"
+        if f"{name}.weight" in tensors:
+            weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+            fit = LinearFit(weight, bias, pair.rank, pair.loss)
+            interfaces[pair.i, pair.j] = Interface(fit, tensors.get(f"{name}.cls"))
     return Search(pairs, interfaces, table["about"])
 
 

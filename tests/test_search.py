@@ -202,13 +202,20 @@ def test_picks_are_the_lowest_loss_and_the_cheapest_of_those_near(found):
     assert all(costs[i, j] > costs[i, j + 1] for i in range(1, 9) for j in range(1, 4))
 
 
+def lowest(result):
+    return min(pair.held_loss for pair in result.pairs)
+
+
 def test_a_saved_search_is_the_same(found, tmp_path):
     *_, result = found
     result = replace(result, about={**result.about, "world": "shapes"})
     result.save(tmp_path)
     again = load(tmp_path)
     assert (again.pairs, again.picks, again.about) == (result.pairs, result.picks, result.about)
-    for pair in result.picks.values():
+    kept = {*result.near, *result.picks.values()}
+    assert set(again.interfaces) == {(pair.i, pair.j) for pair in kept}
+    assert {pair for pair in result.pairs if pair.held_loss <= 1.05 * lowest(result)} <= kept
+    for pair in kept:
         fit, cls = again.interfaces[pair.i, pair.j]
         expected = result.interfaces[pair.i, pair.j]
         assert torch.equal(fit.weight, expected.fit.weight)
