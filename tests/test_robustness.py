@@ -309,7 +309,7 @@ def test_a_reward_without_a_set_fails_with_a_reason(tmp_path):
 
 
 def test_fields_of_the_other_task_are_refused():
-    with pytest.raises(ValueError, match="unknown key in suite 'tiny': 'replicates'.*items"):
+    with pytest.raises(ValueError, match="unknown field 'replicates': expected one of .*items"):
         planned(replicates=3)
 
 
