@@ -10,7 +10,9 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -71,14 +73,17 @@ class Calls:
                 if isinstance(part, kind):
                     self._watched.add(id(part))
                     for name, watch in watches.items():
-                        setattr(part, name, self._counted(part, getattr(part, name), watch))
+                        setattr(part, name, MethodType(self._counted(name, watch), part))
 
-    def _counted(
-        self, module: nn.Module, method: Callable[..., Any], watch: Watch
-    ) -> Callable[..., Any]:
-        """A method that counts itself, unless another counted one is calling it."""
+    def _counted(self, name: str, watch: Watch) -> Callable[..., Any]:
+        """A method that counts itself, unless another counted one is calling it.
 
-        def counted(*args: Any, **kwargs: Any) -> Any:
+        It asks the class of whom it is bound to: a copy of a watched module has a method of its
+        own, not the original's.
+        """
+
+        def counted(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            method = partial(getattr(type(module), name), module)
             if self._inside:
                 return method(*args, **kwargs)
             given = {**dict(zip(watch.arguments, args, strict=False)), **kwargs}

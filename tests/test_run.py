@@ -1,5 +1,6 @@
 """The value task and its runner: one seed one result, any batch size, counts by hand."""
 
+import copy
 import mmap
 import os
 import signal
@@ -242,6 +243,20 @@ def test_counts_equal_hand_counts(tmp_path, name, untrained):
     zero = dict.fromkeys(("velocity", "trunk", "blocks", "decode", "reward", "tail"), 0)
     for row in record["rows"]:
         assert row["calls"] == zero | expected
+
+
+def test_a_copy_of_a_watched_module_is_itself():
+    """A finetuned copy of a reward must not answer with the reward it was copied from."""
+    world = WORLDS["gaussian"](latent=(2, 2, 1), components=3, rank=2, prompts=4)
+    reward, calls = world.reward("linear"), Calls()
+    calls.watch(reward)
+    finetuned = copy.deepcopy(reward)
+    finetuned.pool.mul_(2)
+    x = world.backbone.decode(torch.ones(3, 2, 2, 1, dtype=torch.float64))
+    with calls.during() as spent:
+        twice = finetuned.features(x).embedding
+        assert torch.equal(twice, 2 * reward.features(x).embedding)
+    assert spent["reward"] == 6
 
 
 def test_trunk_and_resume_count_as_one_velocity():
