@@ -416,7 +416,7 @@ def test_harness_share_of_a_long_cell_is_small(tmp_path):
 
 def test_ctrl_c_saves_state_and_exits_130(tmp_path):
     command = [sys.executable, "-c", "from bench.cli import main; main()", "run", "quickstart"]
-    command += ["--store", str(tmp_path), "--set", "sigmas=0.3"]  # long enough to be stopped
+    command += ["--store", str(tmp_path), "--quick", "--set", "sigmas=0.3"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     for _ in range(600):
         if Store(tmp_path).done():
