@@ -8,7 +8,7 @@ import torch
 
 from bench import suite as suites
 from bench.cell import Part
-from bench.metrics.retrieval import recall_at_1
+from bench.metrics.retrieval import both_ways
 from bench.plan import plan
 from bench.report import interface, sheet
 from bench.report.claims import judged
@@ -79,16 +79,12 @@ def verdicts(shares):
 # figures
 
 
-def test_recall_counts_both_directions_by_hand():
-    scores = np.array([[3.0, 1.0, 2.0], [5.0, 4.0, 0.0], [0.0, 2.0, 1.0]])
-    true = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=bool)
-    # pictures find captions 0, 0, 1: true, true, false; captions find pictures 1, 1, 0: t, t, f
-    assert recall_at_1(scores, true).tolist() == [1, 1, 0]
-    # transposed: captions 1, 1, 0: f, t, f; pictures 0, 0, 1: t, f, f
-    assert recall_at_1(scores.T, true).tolist() == [0.5, 0.5, 0]
-    assert recall_at_1(np.eye(3), np.eye(3, dtype=bool)).tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match=r"one shape \(n, n\), got \(3, 3\) and \(2, 3\)"):
-        recall_at_1(scores, true[:2])
+def test_recall_weighs_both_directions_alike_whatever_their_numbers():
+    images, texts = torch.tensor([True, False, True, True]), torch.tensor([False, True])
+    x = both_ways(images, texts)
+    assert x.tolist() == [0.75, 0, 0.75, 0.75, 0, 1.5]
+    assert x.mean() == (3 / 4 + 1 / 2) / 2
+    assert both_ways(images, images).tolist() == [1, 0, 1, 1] * 2
 
 
 def test_rank_correlation_is_spearmans_with_an_interval_that_covers():
@@ -123,7 +119,7 @@ def store(cells, tmp_path_factory):
 def test_a_cell_trains_every_j_and_the_next_run_goes_on_after_it(cells, store, monkeypatch):
     (found,) = store.latest().values()
     assert [(r["i"], r["j"]) for r in found["rows"]] == [(1, 1), (1, 6)]
-    assert {len(x) for r in found["rows"] for x in r["metrics"].values()} == {12}
+    assert {len(r["metrics"]["error"]) for r in found["rows"]} == {12}
     assert all(
         r["metrics"]["error"] != r["metrics"]["error_before"] and r["held_loss"] > 0
         for r in found["rows"]
@@ -144,8 +140,7 @@ def test_pairs_are_judged_as_by_brute_force(store):
     world, (found,) = shapes(), store.latest().values()
     pair = found["rows"][1]
     reward, told = world.reward("clip"), Told(draw("eval", 12))
-    rng = torch.Generator().manual_seed(0)
-    c = [told.caption(k, rng) for k in range(12)]
+    c = list(world.evaluation(reward, 12).texts)
     protocol = task.InterfaceProtocol.model_validate(found["spec"]["protocol"])
     searched = task._search(world, reward, protocol, 0)
     begun = task.STITCHED["stitched"](
@@ -164,27 +159,28 @@ def test_pairs_are_judged_as_by_brute_force(store):
             for k in range(12)
         ]
         at = torch.full((12,), protocol.sigma)
-        values = torch.stack([begun(noise(z_0, at, eps), at, [caption] * 12) for caption in c], 1)
+        values = torch.stack([begun(noise(z_0, at, eps), at, [text] * 12) for text in c], 1)
     assert pair["metrics"]["error_before"] == pytest.approx(errors, rel=1e-4)
-    hits = [
-        (c[values[k].argmax()] in told.captions[k]) / 2
-        + (c[k] in told.captions[values[:, k].argmax()]) / 2
-        for k in range(12)
-    ]
-    assert pair["metrics"]["recall_before"] == hits
+    found = [c[values[k].argmax()] in told.captions[k] for k in range(12)]
+    found_by = [text in told.captions[values[:, k].argmax()] for k, text in enumerate(c)]
+    weights = [(12 + len(c)) / 24] * 12 + [(12 + len(c)) / (2 * len(c))] * len(c)
+    hits = [w * hit for w, hit in zip(weights, found + found_by, strict=True)]
+    assert pair["metrics"]["recall_before"] == pytest.approx(hits)
 
 
 def test_what_cannot_be_judged_is_refused(cells):
     spec = cells[0].spec
     gaussian = spec.world.model_copy(update={"build": "gaussian", "settings": {}})
-    with pytest.raises(UnknownName, match=r"captions that can be checked: 'gaussian'.*shapes"):
-        task.run(spec.model_copy(update={"world": gaussian}))
-
-
-def test_a_reward_that_does_not_read_captions_is_refused(cells):
-    spec = cells[0].spec
-    with pytest.raises(ValueError, match="expected a reward that reads captions"):
+    linear = {"world": gaussian, "reward": Part(build="linear")}
+    with pytest.raises(ValueError, match="expected a reward that world 'gaussian' can test"):
+        task.run(spec.model_copy(update=linear))
+    with pytest.raises(ValueError, match=r"tested by retrieval, got \['srcc'\]"):
         task.run(spec.model_copy(update={"reward": Part(build="aesthetic")}))
+
+
+def test_no_arm_is_told_what_it_is_to_find():
+    assert "stitched" in task.STITCHED
+    assert "stitched_prompt" not in task.STITCHED
 
 
 def test_planning_names_pairs_and_refuses_other_fields(tmp_path):

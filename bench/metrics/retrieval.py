@@ -1,30 +1,26 @@
-"""Retrieval: whether a score finds the caption of a picture, and the picture of a caption."""
+"""Retrieval as one figure: Recall@1 of images and of texts, averaged as in the paper's Fig. 6."""
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 Array = npt.NDArray[np.float64]
 
 
-def recall_at_1(scores: Array, true: npt.NDArray[np.bool_]) -> Array:
-    """Recall@1 of both directions: the mean over rows is the mean of the two recalls.
+def both_ways(image_to_text: Tensor, text_to_image: Tensor) -> Array:
+    """One number per item whose mean is the mean of both recalls.
+
+    An item is an image or a text to be found; where they differ in number, each direction weighs
+    half.  An interval over all items counts the difference between directions as scatter, and is
+    a little too wide for it.
 
     Args:
-        scores: Of picture k under caption l, (n, n); caption k was told of picture k.
-        true: Whether caption l is true of picture k, (n, n).
+        image_to_text: Whether the text found for each image is true of it, (B,).
+        text_to_image: Likewise the image found for each text, (T,).
 
     Returns:
-        For each k half a point if the best caption of picture k is true of it, and half a point if
-        caption k is true of its best picture, (n,).
-
-    Raises:
-        ValueError: if the shapes differ or are not square.
+        Numbers (B + T,), the images' first.
     """
-    n = len(scores)
-    if scores.shape != (n, n) or true.shape != (n, n):
-        raise ValueError(
-            f"expected scores and truth of one shape (n, n), got {scores.shape} and {true.shape}"
-        )
-    rows = np.arange(n)
-    to_text, to_picture = true[rows, scores.argmax(1)], true[scores.argmax(0), rows]
-    return (to_text + to_picture.astype(np.float64)) / 2
+    ways = [x.double().cpu().numpy() for x in (image_to_text, text_to_image)]
+    count = sum(map(len, ways))
+    return np.concatenate([x * count / (2 * len(x)) for x in ways])

@@ -22,11 +22,11 @@ from torch import Tensor
 from bench.arms import ARMS, Given, stitched
 from bench.cell import InterfaceProtocol, Spec
 from bench.images import WorldImages
-from bench.metrics.retrieval import recall_at_1
-from bench.resolve import UnknownName
+from bench.metrics.retrieval import both_ways
 from bench.stitching import Job, Workshop
 from bench.tasks.outcome import Outcome, Phases
 from bench.worlds import make as make_world
+from stitchvm.backbone import NULL
 from stitchvm.distill import Recipe, Student, distill
 from stitchvm.memo import Shared
 from stitchvm.path import noise
@@ -52,31 +52,22 @@ def _begin(name: str) -> Begin:
 STITCHED: dict[str, Begin] = {
     name: _begin(name)
     for name, arm in ARMS.items()
-    if arm.begin is stitched and arm.trunk == "backbone"
+    if arm.begin is stitched and arm.trunk == "backbone" and "condition" not in arm.settings
 }
 
-
-def _shapes_gallery(count: int) -> Any:
-    from bench.worlds.shapes.gallery import gallery  # noqa: PLC0415 - slow to import
-
-    return gallery(count)
-
-
-GALLERIES: dict[str, Callable[[int], Any]] = {"shapes": _shapes_gallery}
+RECALLS = ("image_to_text", "text_to_image")
 
 
 def run(spec: Spec, device: str = "cpu") -> Outcome:
     """Train and judge the pairs of one cell.
 
     Raises:
-        ValueError: for a world whose captions nobody can check, a backbone without block i, or a
-            reward that does not read captions.
+        ValueError: for a backbone without block i, or a reward that the world does not test by
+            retrieval.
     """
     protocol, phases = InterfaceProtocol.model_validate(spec.protocol), Phases()
     with phases("build"):
         world = make_world(spec.world, device)
-        if world.name not in GALLERIES:
-            raise UnknownName("world with captions that can be checked:", world.name, GALLERIES)
         reward = world.reward(spec.reward.build)
         judge = Judge(world, reward, protocol, spec.seed)
     with phases("search"):
@@ -126,7 +117,7 @@ def _train(students: list[Student], world: World, spec: Spec, protocol: Interfac
 
 
 class Judged(NamedTuple):
-    """Squared embedding error, and Recall@1 of both directions, of each picture, (n,)."""
+    """Squared embedding error of each picture (n,), and Recall@1 by item, (n + T,)."""
 
     error: np.ndarray
     recall: np.ndarray
@@ -142,17 +133,18 @@ class Judge:
         seed: Of times and noise.
 
     Raises:
-        ValueError: for a reward that scores every caption alike.
+        ValueError: if the world does not test the reward by retrieval.
     """
 
     @torch.no_grad()
     def __init__(
         self, world: World, reward: Reward, protocol: InterfaceProtocol, seed: int
     ) -> None:
-        shown = GALLERIES[world.name](protocol.pictures)
-        device = next(iter(world.backbone.state_dict().values())).device
-        x_0 = shown.x_0.to(device)
-        self.reward, self.c, self.true = reward, shown.c, shown.true.numpy()
+        evaluation = world.evaluation(reward, protocol.pictures)
+        if evaluation is None:
+            raise ValueError(f"expected a reward that world {world.name!r} can test, got none")
+        x_0 = torch.cat(list(evaluation.images()))
+        self.reward, self.evaluation = reward, evaluation
         self.z_0 = _batched(world.backbone.encode, x_0)
         self.target = _batched(lambda x: reward.features(x).embedding, x_0)
         rng = Streams.of(seed, "interface", rows=len(x_0))
@@ -161,36 +153,39 @@ class Judge:
             len(x_0), torch.Generator().manual_seed(derive(seed, "times"))
         )
         self.t, self.sigma = times.to(self.z_0), self.z_0.new_tensor(protocol.sigma)
-        scores = self._scores(self.target)
-        if bool((scores == scores[:, :1]).all()):
-            raise ValueError("expected a reward that reads captions, got one that does not")
-        self.clean = recall_at_1(scores, self.true)
+        self.clean = self._recall(self.target)
 
     @torch.no_grad()
     def of(self, models: Sequence[Student]) -> list[Judged]:
         """What value models are worth; those on a shared backbone share its work."""
         found = []
         at_times, at_sigma = (
-            self._embeddings(models, t) for t in (self.t, self.sigma.expand(len(self.c)))
+            self._embeddings(models, t) for t in (self.t, self.sigma.expand(len(self.t)))
         )
         for guessed, seen in zip(at_times, at_sigma, strict=True):
             error = (guessed - self.target).square().sum(-1).double().cpu().numpy()
-            found.append(Judged(error, recall_at_1(self._scores(seen), self.true)))
+            found.append(Judged(error, self._recall(seen)))
         return found
 
     def _embeddings(self, models: Sequence[Student], t: Tensor) -> list[Tensor]:
         """Of every model, (n, D) each, a batch of all of them in turn."""
         z_t = noise(self.z_0, t, self.eps)
         parts = [
-            [model.features(z_t[rows], t[rows], self.c[rows]).embedding for model in models]
-            for rows in _slices(len(self.c))
+            [model.features(z, at, [NULL] * len(z)).embedding for model in models]
+            for z, at in zip(z_t.split(AT_ONCE), t.split(AT_ONCE), strict=True)
         ]
         return [torch.cat(of_one) for of_one in zip(*parts, strict=True)]
 
-    def _scores(self, e: Tensor) -> np.ndarray:
-        """The reward of every embedding under every caption, (n, n)."""
-        columns = {c: self.reward.score(e, [c] * len(e)) for c in dict.fromkeys(self.c)}
-        return torch.stack([columns[c] for c in self.c], 1).double().cpu().numpy()
+    def _recall(self, e: Tensor) -> np.ndarray:
+        """Recall@1 of both directions by item.
+
+        Raises:
+            ValueError: if the embeddings are tested for something else.
+        """
+        marks = self.evaluation.marks(self.reward, e)
+        if set(marks) != set(RECALLS):
+            raise ValueError(f"expected a reward that is tested by retrieval, got {list(marks)}")
+        return both_ways(*(marks[name] for name in RECALLS))
 
 
 def _slices(rows: int) -> Iterator[slice]:
