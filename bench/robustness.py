@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.frame import latest, spread
+from bench.frame import latest, provenance, spread
 from bench.metrics.robustness import FIGURES
 from bench.stats import Interval, median_interval
 
@@ -44,19 +44,7 @@ def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    spec, environment = record["spec"], record["environment"]
-    shared = {
-        "cell": record["id"],
-        **{name: record.get(name) for name in ("attempt", "suite", "quick", "isolation")},
-        **record["coordinates"],
-        "estimator_build": spec["estimator"]["build"],
-        **{f"{SETTINGS}{k}": v for k, v in spec["estimator"]["settings"].items()},
-        "seed": spec["seed"],
-        **{name: environment[name] for name in ("device", "threads", "commit", "dirty")},
-        "machine": environment["device_name"],
-        "started": record["started"],
-        "wall_seconds": record["wall_seconds"],
-    }
+    shared = provenance(record)
     for row in record["rows"]:
         at = {name: row[name] for name in ("sigma", "sigma_reference", "z_digest", "length")}
         for figure, items in row["marks"].items():

@@ -3,13 +3,11 @@
 Nothing is computed here that tables, trust, claims and figures don't give.
 """
 
-import base64
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bench.report import (
     answer,
@@ -17,6 +15,7 @@ from bench.report import (
     claims,
     facets,
     glossary,
+    html,
     pictures,
     plots,
     tables,
@@ -26,7 +25,6 @@ from bench.report.facets import Facet
 from bench.report.measured import measured, warnings
 from bench.report.pictures import Pictures
 
-HERE = Path(__file__).parent
 CAPTIONS = {
     "rmse": "Error against the noise level. Below the dashed line an estimator beats the prompt's "
     "mean.",
@@ -78,14 +76,8 @@ def write(
         seen: What worlds look like, `pictures.collect`.
     """
     failures = list(failures)
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("page.html").render(
+    page = html.rendered(
+        "page.html",
         worlds=_worlds(facets.split(frame, failures), drawn, list(seen)),
         verdicts=claims.judge(frame),
         measured=measured(frame) if len(frame) else {},
@@ -99,7 +91,7 @@ def write(
         columns=glossary.columns(),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(html, encoding="utf-8")
+    out.write_text(page, encoding="utf-8")
     return out
 
 
@@ -126,15 +118,11 @@ def _grid(shown: Pictures) -> dict[str, Any]:
     """Pictures by prompt, each with its place in words."""
     heads = pictures.headings(shown)
     rows = [
-        (prompt, [(_source("png", pictures.png(picture)), f"{prompt}, {head}")
+        (prompt, [(html.source("png", pictures.png(picture)), f"{prompt}, {head}")
                   for head, picture in zip(heads, pictures.row(shown, k), strict=True)])
         for k, prompt in enumerate(shown.prompts)
     ]  # fmt: skip
     return {"headings": heads, "rows": rows}
-
-
-def _source(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _facet(facet: Facet, drawn: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +148,7 @@ def _image(name: str, facet: Facet, figure: Any) -> dict[str, Any]:  # noqa: ANN
     return {
         "name": name,
         "short": SHORT.get(name, name),
-        "source": _source("svg+xml", plots.rendered(figure, "svg")),
+        "source": html.source("svg+xml", plots.rendered(figure, "svg")),
         "caption": caption,
         "alt": f"{facet.title}: {caption} The numbers are in the full table.",
         "wide": figure.get_figwidth() > 6,  # noqa: PLR2004 - inches

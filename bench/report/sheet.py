@@ -3,24 +3,21 @@
 A task says what of it to show; here it becomes text for a terminal, files, and one HTML page.
 """
 
-import base64
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from bench.report import drawing, plots
+from bench.report import drawing, html, plots
 from bench.report.claims import Claim, judged
 from bench.report.facets import REWARDS, RUN, Facet
 from bench.report.measured import provenance
 from bench.report.typeset import latex, markdown
 
 Failures = Iterable[Mapping[str, Any]]
-HERE = Path(__file__).parent
 WIDE = 6.0  # inches: from there on a figure takes the width of the page
 
 
@@ -158,14 +155,8 @@ def write(
     for facet in facets:
         for one in drawn[facet.slug]:
             files += plots.save(one.figure, out / "plots", f"{facet.slug}-{one.name}")
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("sheet.html").render(
+    page = html.rendered(
+        "sheet.html",
         sheet=sheet,
         facets=[_shown(sheet, facet, drawn[facet.slug]) for facet in facets],
         verdicts=judged(sheet.claims, facets),
@@ -177,7 +168,7 @@ def write(
         ),
     )
     path = out / "index.html"
-    path.write_text(html, encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     return files, path
 
 
@@ -189,8 +180,7 @@ def _shown(sheet: Sheet, facet: Facet, drawn: list[Drawn]) -> dict[str, Any]:
         "tables": sheet.tables(facet),
         "figures": [
             {
-                "source": "data:image/svg+xml;base64,"
-                + base64.b64encode(plots.rendered(one.figure, "svg")).decode(),
+                "source": html.source("svg+xml", plots.rendered(one.figure, "svg")),
                 "caption": one.caption,
                 "alt": f"{facet.title}: {one.caption} The numbers are in the tables.",
                 "wide": one.figure.get_figwidth() > WIDE,

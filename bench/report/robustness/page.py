@@ -1,19 +1,16 @@
 """The page of `robustness`: self-contained, no scripts, no number that tables don't give."""
 
-import base64
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from bench.report import numbers, plots
+from bench.report import html, numbers, plots
+from bench.report.measured import provenance
 from bench.report.robustness import claims, tables
 from bench.report.robustness.comparisons import Comparison, split
-
-HERE = Path(__file__).parent
 
 
 def write(
@@ -34,25 +31,22 @@ def write(
     """
     failures = list(failures)
     found = split(frame, failures)
-    environment = Environment(
-        loader=FileSystemLoader([HERE, HERE.parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("robustness.html").render(
-        images={name: _source(figure) for name, figure in drawn.items()},
+    page = html.rendered(
+        "robustness.html",
+        images={
+            name: html.source("svg+xml", plots.rendered(figure, "svg"))
+            for name, figure in drawn.items()
+        },
         tables=[{"title": one.title, "shown": tables.every(one)} for one in found],
         note=tables.NOTE,
         certain=[text for one in found if (text := certain(one))],
         verdicts=claims.judge(frame),
         failures=failures,
         problems=list(problems),
-        measured=_measured(frame),
+        measured=provenance(frame) | {"items": _items(frame)},
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(html, encoding="utf-8")
+    out.write_text(page, encoding="utf-8")
     return out
 
 
@@ -66,18 +60,6 @@ def certain(found: Comparison) -> str:
     return f"{found.title}: mean length of the ceiling's embedding {shown}"
 
 
-def _measured(frame: pd.DataFrame) -> dict[str, str]:
-    """What a methods section says."""
-    columns = {"suite": "suite", "items": "n", "seed": "seed", "machine": "machine",
-               "threads": "threads", "commit": "commit"}  # fmt: skip
-    return {
-        name: ", ".join(sorted({str(value) for value in frame[column].dropna()}))
-        for name, column in columns.items()
-    } | {"cells": str(frame["cell"].nunique()),
-         "time of all cells": numbers.seconds(
-             frame.drop_duplicates("cell")["wall_seconds"].sum())}  # fmt: skip
-
-
-def _source(figure: Figure) -> str:
-    data = base64.b64encode(plots.rendered(figure, "svg")).decode()
-    return f"data:image/svg+xml;base64,{data}"
+def _items(frame: pd.DataFrame) -> str:
+    """How many of each were tested."""
+    return ", ".join(f"{n}" for n in sorted(set(frame["n"])))
