@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -417,7 +418,10 @@ def test_harness_share_of_a_long_cell_is_small(tmp_path):
 def test_ctrl_c_saves_state_and_exits_130(tmp_path):
     command = [sys.executable, "-c", "from bench.cli import main; main()", "run", "quickstart"]
     command += ["--store", str(tmp_path), "--quick", "--set", "sigmas=0.3"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # as a terminal starts it
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ, preexec_fn=hears
+    )
     for _ in range(600):
         if Store(tmp_path).done():
             break
