@@ -76,8 +76,8 @@ def record(label, reward="hps", grid="plain", status="ok", shift=0.0, *, shares=
         "isolation": "inline", "started": "2026-01-02T03:04:05+00:00", "wall_seconds": 2.0,
         "rows": rows if status == "ok" else [], "phases": {}, "attempt": "0001",
         "environment": {
-            "versions": {"python": "3.12", "torch": "2.9"}, "commit": "0123abc", "dirty": False, "device": "cpu",
-            "device_name": "Test CPU", "threads": 1,
+            "versions": {"python": "3.12", "torch": "2.9"}, "commit": "0123abc", "dirty": False,
+            "device": "cpu", "device_name": "Test CPU", "threads": 1,
         },
     } | changes  # fmt: skip
 
