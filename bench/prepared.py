@@ -19,8 +19,8 @@ from torch import Tensor
 
 from bench.cell import digest
 from bench.images import Images
-from stitchvm.distill import Prepared, decoded, encoded, targets
 from stitchvm.search import Source
+from stitchvm.teacher import Prepared, decoded, encoded, targets
 from stitchvm.world import Split, World
 
 Tensors = dict[str, Tensor]

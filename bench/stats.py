@@ -26,7 +26,6 @@ Array = npt.NDArray[np.float64]
 Numbers = npt.ArrayLike | Sequence[float | None]
 
 ENOUGH_FOR_BCA = 50  # bootstrap intervals cover too little for few: 90 % for 95 % at n = 10
-ENOUGH_FOR_RANKS = 5
 RESAMPLES = 9999
 RESAMPLES_AT_ONCE = 1000  # bounds the bootstrap's memory
 SEED = 0  # the same data give the same interval
@@ -303,34 +302,6 @@ def slope_interval(x: Numbers, y: Numbers, confidence: float = 0.95) -> Interval
     se = float(np.sqrt(residual @ residual / df / (dx @ dx)))
     half = _t_quantile((1 + confidence) / 2, df) * se
     return Interval(slope, slope - half, slope + half, n)
-
-
-def rank_correlation(x: Numbers, y: Numbers, confidence: float = 0.95) -> Interval:
-    """Spearman's rank correlation.
-
-    A normal interval on its inverse hyperbolic tangent, with variance (1 + rho^2 / 2) / (n - 3)
-    (Bonett & Wright, 2000, Psychometrika 65:23-28).  The ends are NaN below n = 5 and where the
-    ranks agree or disagree in full; all is NaN where x or y takes one value only.
-
-    Args:
-        x: Numbers, (n,).
-        y: Numbers measured together with them, (n,).
-        confidence: Coverage asked for, in (0, 1).
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
-    _check_share("confidence", confidence)
-    x, y = _pairs(x, y)
-    n = x.size
-    if min(np.unique(x).size, np.unique(y).size) <= 1:
-        return Interval(np.nan, np.nan, np.nan, n)
-    rho = float(scipy.stats.spearmanr(x, y).statistic)
-    if n < ENOUGH_FOR_RANKS or 1 - abs(rho) <= ROUNDING:
-        return Interval(rho, np.nan, np.nan, n)
-    half = scipy.special.ndtri((1 + confidence) / 2) * np.sqrt((1 + rho**2 / 2) / (n - 3))
-    lo, hi = np.tanh([np.arctanh(rho) - half, np.arctanh(rho) + half]).tolist()
-    return Interval(rho, lo, hi, n)
 
 
 def _suited(n: int) -> str:

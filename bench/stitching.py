@@ -25,7 +25,6 @@ from bench.prepared import Shelf
 from bench.resolve import UnknownName
 from stitchvm.backbone import Backbone
 from stitchvm.distill import (
-    Prepared,
     Recipe,
     Record,
     Student,
@@ -35,6 +34,7 @@ from stitchvm.distill import (
 )
 from stitchvm.memo import Shared
 from stitchvm.search import TABLE, Search, Settings, Source, load, search
+from stitchvm.teacher import Prepared
 from stitchvm.world import Split, World
 
 PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it

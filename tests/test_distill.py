@@ -13,12 +13,13 @@ from torch.nn.functional import normalize, smooth_l1_loss
 from bench.worlds.shapes import shapes as shapes_world
 from bench.worlds.shapes.scenes import draw, render
 from stitchvm.backbone import NULL
-from stitchvm.distill import CHECKPOINT, Recipe, distill, losses, prepare
+from stitchvm.distill import CHECKPOINT, Recipe, distill, losses
 from stitchvm.models import sd3
 from stitchvm.path import match_snr
 from stitchvm.reward import Features
 from stitchvm.search import Settings, search
 from stitchvm.stitch import Stitched, StitchLayer
+from stitchvm.teacher import prepare
 from stitchvm.value import Target, value_and_gradient
 
 RECIPE = Recipe(steps=6, batch=8, rate=1e-3, warmup=3)

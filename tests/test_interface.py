@@ -14,7 +14,7 @@ from bench.report import interface, sheet
 from bench.report.claims import judged
 from bench.resolve import UnknownName
 from bench.run import run
-from bench.stats import rank_correlation
+from bench.spearman import rank_correlation
 from bench.store import Store
 from bench.tasks import interface as task
 from stitchvm.backbone import NULL

@@ -26,7 +26,8 @@ from bench.report.evidence import Evidence
 from bench.report.facets import Facet
 from bench.report.paper import printed
 from bench.report.sheet import Drawn, Sheet, Table
-from bench.stats import Interval, mean_interval, rank_correlation
+from bench.spearman import rank_correlation
+from bench.stats import Interval, mean_interval
 
 NEAR = 0.05  # of the lowest loss
 HALF = 0.5  # of the best pair's recall: below it a pair is catastrophic
