@@ -19,15 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.trained import load, weights
+from baselines.trained import build_of
 from stitchvm import saved
 from stitchvm.backbone import Backbone, Prompts
 from stitchvm.identity import identity
 from stitchvm.reward import Features, Reward
 from stitchvm.value import EmbeddingEstimator, Target
-from stitchvm.world import World
-
-__all__ = ["FeatureHead", "Head", "build", "weights"]
 
 CONFIG = "feature_head.json"
 FREQUENCIES = 32  # of the noise level's embedding
@@ -163,15 +160,4 @@ class FeatureHead(EmbeddingEstimator):
         }
 
 
-def build(world: World, reward: Reward, *, model: str = "feature_head") -> FeatureHead:
-    """A trained feature head.
-
-    Args:
-        world: Where.
-        reward: Of what.
-        model: Name of one that ships with the world, or a folder.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    return load(FeatureHead, world, reward, model)
+build = build_of(FeatureHead, "feature_head")

@@ -15,15 +15,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from baselines.trained import load, weights
+from baselines.trained import build_of
 from stitchvm import saved
 from stitchvm.backbone import Backbone, Prompts
 from stitchvm.identity import identity
 from stitchvm.reward import Features, Reward
 from stitchvm.value import EmbeddingEstimator, Target
-from stitchvm.world import World
-
-__all__ = ["NoisyStudent", "build", "weights"]
 
 CONFIG = "noisy_student.json"
 
@@ -89,15 +86,4 @@ class NoisyStudent(EmbeddingEstimator):
         return {"latent": list(self.latent), "reward": identity(kept)}
 
 
-def build(world: World, reward: Reward, *, model: str = "noisy_student") -> NoisyStudent:
-    """A trained noisy student.
-
-    Args:
-        world: Where.
-        reward: Of what.
-        model: Name of one that ships with the world, or a folder.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    return load(NoisyStudent, world, reward, model)
+build = build_of(NoisyStudent, "noisy_student")

@@ -1,5 +1,6 @@
 """Where trained estimators come from: those that ship with a world, or a folder of one's own."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -38,20 +39,30 @@ def folder_of(world: World, reward: Reward, model: str) -> Path:
     return Path(model)
 
 
-def load(kind: Loads[E_co], world: World, reward: Reward, model: str) -> E_co:
-    """A trained estimator of a world.
+def build_of(kind: Loads[E_co], name: str) -> Callable[..., E_co]:
+    """The `build` of a kind of trained estimator.
 
     Args:
         kind: Its class.
-        world: Where.
-        reward: Of what.
-        model: As `folder_of` takes it.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is of another backbone or reward.
+        name: Of the model that it takes by default.
     """
-    return kind.from_pretrained(folder_of(world, reward, model), world.backbone, reward)
+
+    def build(world: World, reward: Reward, *, model: str = name) -> E_co:
+        """A trained estimator of a world.
+
+        Args:
+            world: Where.
+            reward: Of what.
+            model: Name of one that ships with the world, or a folder.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is of another backbone or reward.
+        """
+        folder = folder_of(world, reward, model)
+        return kind.from_pretrained(folder, world.backbone, reward)
+
+    return build
 
 
 def weights(world: World, reward: Reward, *, model: str) -> str:

@@ -12,13 +12,10 @@ from typing import Self
 
 from torch import Tensor
 
-from baselines.trained import load, weights
+from baselines.trained import build_of
 from stitchvm.backbone import NULL, Backbone, Prompts, State
 from stitchvm.reward import Reward
 from stitchvm.stitch import Stitched
-from stitchvm.world import World
-
-__all__ = ["Latent", "VaeStitched", "build", "weights"]
 
 
 class Latent(Backbone):
@@ -84,15 +81,4 @@ class VaeStitched(Stitched):
         return super().from_pretrained(folder, Latent(backbone), reward)
 
 
-def build(world: World, reward: Reward, *, model: str = "vae_stitch") -> Stitched:
-    """A trained VAE stitch.
-
-    Args:
-        world: Where.
-        reward: Of what.
-        model: Name of one that ships with the world, or a folder.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    return load(VaeStitched, world, reward, model)
+build = build_of(VaeStitched, "vae_stitch")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.stats import share_interval
 from bench.worlds.shapes.captions import KIND_NAMES, parse
 from bench.worlds.shapes.make.clip import AMONG, Told, recalled
 from bench.worlds.shapes.make.preference import graded, pairs, pleased
@@ -36,9 +37,8 @@ SD35_MEDIUM = {"denoise": 22.5, "decode": 10.47, "reward": 0.38}  # TFLOP at 102
 
 def share(right: Tensor) -> dict[str, float]:
     """A share with its count and 95 % Wilson interval."""
-    count = right.numel()
-    found = scipy.stats.binomtest(int(right.sum()), count).proportion_ci(method="wilson")
-    return {"share": right.float().mean().item(), "lo": found.low, "hi": found.high, "n": count}
+    found = share_interval(right.flatten().double().numpy())
+    return {"share": found.mean, "lo": found.lo, "hi": found.hi, "n": found.n}
 
 
 def batched(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
