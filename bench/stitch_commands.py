@@ -234,7 +234,7 @@ def evaluate(
     import torch  # noqa: PLC0415 - slow to import
 
     from baselines import ESTIMATORS  # noqa: PLC0415
-    from bench import evaluation  # noqa: PLC0415
+    from bench import appraisal  # noqa: PLC0415
     from bench.interleaved import clock_of  # noqa: PLC0415
     from bench.report.numbers import interval, plain  # noqa: PLC0415
     from bench.worlds import WORLDS  # noqa: PLC0415
@@ -246,11 +246,11 @@ def evaluate(
     names = ("model", "tweedie", "constant")
     click.echo(f"{found.target}; RMSE against the realised reward of {images} held-out images")
     click.echo("sigma  " + "".join(f"{name:24}" for name in names) + "MSE - Tweedie's")
-    for level in evaluation.accuracy(made, of, found, images):
+    for level in appraisal.accuracy(made, of, found, images):
         shown = "".join(f"{interval(*level.errors[name][:3]):24}" for name in names)
         click.echo(f"{level.sigma:<7g}{shown}{interval(*level.gained[:3])}")
     clock = clock_of(torch.device("cpu"))
-    for cost in evaluation.costs(made, of, found, clock, rounds=rounds):
+    for cost in appraisal.costs(made, of, found, clock, rounds=rounds):
         click.echo(
             f"{cost.what}, batch {cost.batch}: {interval(*cost.ratio[:3])} times Tweedie's "
             f"seconds; FLOPs say {plain(cost.flops, 2)}"

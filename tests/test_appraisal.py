@@ -6,7 +6,7 @@ import torch
 from click.testing import CliRunner
 
 from baselines import ESTIMATORS
-from bench import evaluation
+from bench import appraisal
 from bench.cli import cli
 from bench.stitch_commands import KINDS
 from stitchvm.calibrate import exchanged
@@ -22,7 +22,7 @@ def model(world):
 
 def test_errors_are_those_of_one_image_at_a_time(world, model):
     reward = world.reward("quadratic")
-    (level,) = evaluation.accuracy(world, reward, model, 12, (0.5,))
+    (level,) = appraisal.accuracy(world, reward, model, 12, (0.5,))
     shown = list(world.images("held", 12))
     z_0 = world.backbone.encode(torch.cat([part.x_0 for part in shown]))
     c = [text for part in shown for text in part.c]
@@ -52,13 +52,13 @@ def test_every_image_gets_the_prompt_of_another():
 def test_a_model_of_another_value_is_refused(world, model, monkeypatch):
     monkeypatch.setattr(model, "target", Target("soft", "data", 1.0))
     with pytest.raises(ValueError, match=r"expected a model of the mean value, got one of soft"):
-        list(evaluation.accuracy(world, world.reward("quadratic"), model, 4))
+        list(appraisal.accuracy(world, world.reward("quadratic"), model, 4))
 
 
 def test_costs_are_ratios_of_turns(world, model):
     times = iter(np.cumsum([0, 1, 0, 4] * 100).tolist())  # a: from 0 to 1, b: from 1 to 5 ...
     reward = world.reward("quadratic")
-    found = list(evaluation.costs(world, reward, model, lambda: next(times), (1, 3), 2))
+    found = list(appraisal.costs(world, reward, model, lambda: next(times), (1, 3), 2))
     assert [(cost.what, cost.batch) for cost in found] == [
         ("value", 1), ("gradient", 1), ("value", 3), ("gradient", 3),
     ]  # fmt: skip
