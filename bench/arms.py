@@ -129,6 +129,7 @@ class Arm:
         source: What its teacher sees.
         rates: Whose learning rate it takes; its own trials when empty.
         longer: How many times the others' steps it is trained for.
+        after: The arm whose result it goes on from, on the generator's own rollouts.
     """
 
     about: str
@@ -140,6 +141,7 @@ class Arm:
     source: Source = "pixels"
     rates: str = ""
     longer: float = 1.0
+    after: str = ""
 
     def changes(self, latent: tuple[int, ...]) -> dict[str, Any]:
         """Its recipe's fields on latents of a shape, (C, H, W)."""
@@ -173,6 +175,14 @@ ARMS: dict[str, Arm] = {
         {"norm": "free", "lam": SOFT},
         recipe={"loss": "soft", "lam": SOFT},
         rates="stitched_free",
+    ),
+    "stitched_rollouts": Arm(
+        "finetuned on the generator's own rollouts",
+        stitched,
+        {"norm": "free", "condition": "prompt"},
+        rates="stitched_free",
+        longer=0.5,
+        after="stitched_prompt",
     ),
     "vae_stitch": Arm("the noisy latent itself stitched", stitched, trunk="latent"),
     "vae_stitch_long": Arm(

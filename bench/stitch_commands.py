@@ -16,6 +16,7 @@ ARM_NAMES = (
     "stitched_latents",
     "stitched_prompt",
     "stitched_soft",
+    "stitched_rollouts",
     "vae_stitch",
     "vae_stitch_long",
     "noisy_student",
@@ -40,6 +41,9 @@ pictures = click.option(
     "--pictures",
     type=click.Path(path_type=Path),
     help="Folder of images to use instead of the world's own.",
+)
+picks = click.option(
+    "--pick", "chosen", default="cheap", show_default=True, help='paper, cheap or "i,j".'
 )
 batch = click.option("--batch", type=click.IntRange(1), default=128, show_default=True)
 images = click.option(
@@ -112,6 +116,7 @@ def search(  # noqa: PLR0913 - one for each option
 @click.argument("world")
 @rewards
 @arms
+@picks
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
 @batch
 @images
@@ -124,6 +129,7 @@ def tune(  # noqa: PLR0913 - one for each option
     *,
     rewards: tuple[str, ...],
     arms: tuple[str, ...],
+    chosen: str,
     steps: int,
     batch: int,
     images: int,
@@ -140,19 +146,21 @@ def tune(  # noqa: PLR0913 - one for each option
     from stitchvm.distill import Recipe  # noqa: PLC0415
 
     shop = _workshop(world, out, images, pictures, threads)
-    jobs = [Job(r, arm) for r in rewards for arm in arms if not ARMS[arm].rates]
+    jobs = [Job(r, arm, chosen) for r in rewards for arm in arms if not ARMS[arm].rates]
     _tell(shop.tune(jobs, Recipe(steps=steps, batch=batch), steps=steps))
     for job in jobs:
-        click.echo(f"{job.reward} {job.name}: {shop.rate(job):g}")
+        best, *others = shop.trials(job)
+        rest = ", ".join(f"{trial.rate:g} {trial.held_loss:.4g}" for trial in others)
+        click.echo(
+            f"{job.reward} {job.name}: {best.rate:g}, held-out loss {best.held_loss:.4g} ({rest})"
+        )
 
 
 @stitch.command(epilog="Example: stitchbench stitch train shapes --reward clip --steps 2000")
 @click.argument("world")
 @rewards
 @arms
-@click.option(
-    "--pick", "chosen", default="cheap", show_default=True, help='paper, cheap or "i,j".'
-)
+@picks
 @click.option("--steps", type=click.IntRange(1), default=2000, show_default=True)
 @click.option(
     "--keep",

@@ -14,14 +14,16 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from baselines.trained import weights
 from bench.arms import ARMS, TRUNKS, Arm, Given, Trunk
 from bench.images import Images, WorldImages
-from bench.prepared import Shelf
+from bench.prepared import KERNEL, STEPS, Shelf
 from bench.resolve import UnknownName
 from stitchvm.backbone import Backbone
 from stitchvm.distill import (
@@ -34,11 +36,14 @@ from stitchvm.distill import (
 )
 from stitchvm.memo import Shared
 from stitchvm.search import TABLE, Search, Settings, Source, load, search
-from stitchvm.teacher import Prepared
+from stitchvm.stitch import Stitched
+from stitchvm.teacher import Lessons
+from stitchvm.value import Target
 from stitchvm.world import Split, World
 
 PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it
 IMAGES, CHECKED = 20_000, 1024  # that stage 2 learns from, and that judge its learning rates
+ROLLOUTS = 4096  # of the generator, that go instead of images at most
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # tried for every arm
 TRIAL_STEPS = 300
 TRIALS, MODEL, LOG, BEGUN = "trials.json", "model", "log.jsonl", "run.json"
@@ -124,6 +129,14 @@ class Told(NamedTuple):
     record: Record
 
 
+class Trial(NamedTuple):
+    """A learning rate that was tried, and the loss on held-out images after some steps."""
+
+    rate: float
+    held_loss: float
+    steps: int
+
+
 @dataclass(frozen=True)
 class Workshop:
     """Where estimators are trained.
@@ -159,12 +172,28 @@ class Workshop:
             backbone: The world's own when None.
         """
         arm = arm_of(job.arm)
+        if arm.after:
+            return self._further(job, backbone)
         found, reward = self.search(job.reward, arm.trunk), self.world.reward(job.reward)
         pair = pick(found, job.chosen)
         x_0 = next(self.images.shown("train", PROBES)).x_0
         trunk = TRUNKS[arm.trunk](backbone or self.world.backbone)
         given = Given(trunk, reward, found, pair, x_0)
         return arm.begin(given, **arm.settings)
+
+    def _further(self, job: Job, backbone: Backbone | None) -> Student:
+        """The estimator that an arm goes on from, aiming at what the sampler makes of z_t."""
+        before = self._before(job)
+        if not before.is_dir():
+            raise ValueError(f"expected a trained {arm_of(job.arm).after} in {before}, got none")
+        reward = self.world.reward(job.reward)
+        model = Stitched.from_pretrained(before, backbone or self.world.backbone, reward)
+        model.target = Target("mean", "model", kernel=f"{KERNEL}, {STEPS} steps")
+        return model
+
+    def _before(self, job: Job) -> Path:
+        """The folder of the model that an arm goes on from."""
+        return self.folder(job._replace(arm=arm_of(job.arm).after)) / MODEL
 
     def recipe(self, job: Job, recipe: Recipe) -> Recipe:
         """A recipe as an arm has it; Eq. 79 for the aesthetic reward, as in the paper."""
@@ -173,15 +202,21 @@ class Workshop:
         changes = loss | arm.changes(self.world.backbone.latent)
         return replace(recipe, steps=round(arm.longer * recipe.steps), **changes)
 
-    def data(self, jobs: Sequence[Job], split: Split, count: int) -> list[Prepared]:
+    def data(self, jobs: Sequence[Job], split: Split, count: int) -> list[Lessons]:
         """What each learns from; what is the same is prepared once."""
         shelf = Shelf(self.world, self.images, self.root / PREPARED)
-        known: dict[tuple[str, Source], Prepared] = {}
-        for job in jobs:
-            key = job.reward, arm_of(job.arm).source
-            if key not in known:
-                known[key] = shelf.get(job.reward, count, key[1], split)
-        return [known[job.reward, arm_of(job.arm).source] for job in jobs]
+
+        @cache
+        def of(reward: str, source: Source, *, walked: bool) -> Lessons:
+            if walked:
+                return shelf.rollouts(reward, min(count, ROLLOUTS), split)
+            return shelf.get(reward, count, source, split)
+
+        arms = [arm_of(job.arm) for job in jobs]
+        return [
+            of(job.reward, arm.source, walked=bool(arm.after))
+            for job, arm in zip(jobs, arms, strict=True)
+        ]
 
     def tune(
         self,
@@ -213,7 +248,7 @@ class Workshop:
         losses = [held_loss(*given) for given in zip(students, held, recipes, strict=True)]
         for job in jobs:
             of = [
-                {"rate": rate, "held_loss": loss, "steps": steps}
+                Trial(rate, loss, steps)._asdict()
                 for (owner, rate), loss in zip(tried, losses, strict=True)
                 if owner == job
             ]
@@ -231,14 +266,26 @@ class Workshop:
     def rate(self, job: Job) -> float:
         """The best learning rate that was tried for an estimator, or the one it borrows from.
 
+        Where none was tried at its pick, those of the cheap one are taken.
+
         Raises:
             ValueError: if none was tried.
         """
-        owner = job._replace(arm=arm_of(job.arm).rates or job.arm, chosen="cheap")
-        path = self.folder(owner) / TRIALS
-        if not path.is_file():
-            raise ValueError(f"expected trials of learning rates in {path}, got none")
-        return min(json.loads(path.read_text()), key=lambda trial: trial["held_loss"])["rate"]
+        return self.trials(job)[0].rate
+
+    def trials(self, job: Job) -> list[Trial]:
+        """Learning rates that were tried for an estimator, as `rate` looks for them; best first.
+
+        Raises:
+            ValueError: if none was tried.
+        """
+        owner = job._replace(arm=arm_of(job.arm).rates or job.arm)
+        paths = [self.folder(at) / TRIALS for at in (owner, owner._replace(chosen="cheap"))]
+        for path in paths:
+            if path.is_file():
+                tried = [Trial(**trial) for trial in json.loads(path.read_text())]
+                return sorted(tried, key=lambda trial: trial.held_loss)
+        raise ValueError(f"expected trials of learning rates in {paths[0]}, got none")
 
     def train(
         self,
@@ -262,9 +309,12 @@ class Workshop:
             ValueError: if a folder is of another recipe.
         """
         jobs = [job for job in jobs if not self._finished(job, recipe)]
-        backbone, data = Shared(self.world.backbone), self.data(jobs, "train", self.count)
+        backbone = Shared(self.world.backbone)
+        students = [self.begin(job, backbone) for job in jobs]
         runs = []
-        for job, prepared in zip(jobs, data, strict=True):
+        for job, student, data in zip(
+            jobs, students, self.data(jobs, "train", self.count), strict=True
+        ):
             own = replace(self.recipe(job, recipe), rate=rate or self.rate(job))
             about = {
                 "world": self.world.digest,
@@ -274,8 +324,10 @@ class Workshop:
                 "images": self.count,
                 "source": arm_of(job.arm).source,
             }
-            student = self.begin(job, backbone)
-            runs.append(finetune(student, prepared, own, self.folder(job), about, keep))
+            if arm_of(job.arm).after:
+                before = str(self._before(job))
+                about["after"] = weights(self.world, self.world.reward(job.reward), model=before)
+            runs.append(finetune(student, data, own, self.folder(job), about, keep))
         while True:
             records = [next(run, None) for run in runs]
             if all(record is None for record in records):
@@ -298,7 +350,7 @@ def arm_of(name: str) -> Arm:
 
 def finetune(
     model: Student,
-    data: Prepared,
+    data: Lessons,
     recipe: Recipe,
     folder: Path,
     about: dict[str, object],

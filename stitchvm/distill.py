@@ -31,10 +31,9 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
 from stitchvm.backbone import Prompts
-from stitchvm.path import noise
 from stitchvm.reward import Features, Reward
 from stitchvm.streams import derive
-from stitchvm.teacher import Prepared
+from stitchvm.teacher import Lessons
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -145,11 +144,10 @@ def losses(
 
 
 @torch.no_grad()
-def held_loss(student: Student, data: Prepared, recipe: Recipe) -> float:
+def held_loss(student: Student, data: Lessons, recipe: Recipe) -> float:
     """The loss on images that nothing is trained on, each once, at times and noise of its own."""
     rng = torch.Generator().manual_seed(derive(recipe.seed, "held loss"))
-    t = recipe.draw(len(data.z_0), rng).to(data.z_0)
-    z_t = noise(data.z_0, t, torch.randn(data.z_0.shape, generator=rng, dtype=data.z_0.dtype))
+    z_t, t = data.noisy(torch.arange(len(data.c)), recipe.draw, rng)
     total = 0.0
     for first in range(0, len(z_t), recipe.batch):
         rows = slice(first, first + recipe.batch)
@@ -181,7 +179,7 @@ class Record(NamedTuple):
 
 def distill(
     student: Student,
-    data: Prepared,
+    data: Lessons,
     recipe: Recipe,
     folder: Path | None = None,
     *,
@@ -192,7 +190,7 @@ def distill(
 
     Args:
         student: Its trained weights get gradients while it runs; it must own them.
-        data: Clean images.
+        data: Noisy latents and what the teacher makes of the clean images.
         recipe: How.
         folder: Of the checkpoint; a run that was stopped goes on from it, bit for bit on a CPU,
             and so does one that has ended and is to have more steps at a constant rate.
@@ -280,16 +278,14 @@ class _Run:
             else None
         )
 
-    def descend(self, data: Prepared) -> Record:
+    def descend(self, data: Lessons) -> Record:
         """One step."""
         recipe = self.recipe
         rng = torch.Generator().manual_seed(derive(recipe.seed, "distill", self.step))
-        rows = torch.randint(len(data.z_0), (recipe.batch,), generator=rng)
+        rows = torch.randint(len(data.c), (recipe.batch,), generator=rng)
         like = next(iter(self.weights.values()))
-        z_0 = data.z_0[rows]
-        t = recipe.draw(recipe.batch, rng).to(z_0)
-        eps = torch.randn(z_0.shape, generator=rng, dtype=z_0.dtype)
-        z_t, t = noise(z_0, t, eps).to(like.device), t.to(like.device)
+        noisy = data.noisy(rows, recipe.draw, rng)
+        z_t, t = noisy.z_t.to(like.device), noisy.t.to(like.device)
         c = [data.c[row] for row in rows.tolist()]
         target = Features(data.tokens[rows].to(like), data.embedding[rows].to(like))
         with torch.autocast(like.device.type, torch.bfloat16, enabled=recipe.bf16):

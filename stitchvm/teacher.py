@@ -1,17 +1,61 @@
-"""The teacher of stage 2: latents of clean images, and what the frozen reward makes of the images.
+"""The teacher of stage 2: noisy latents, and what the frozen reward makes of the clean images.
 
 tokens(x_0), e(x_0)     the targets of Eqs. 78 and 79, computed once
+
+A noisy latent comes from a clean one by noise, or, for the value under a sampler, from one of its
+rollouts, which ended in a clean one.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from stitchvm.backbone import NULL, Backbone, Prompts
+from stitchvm.path import noise
 from stitchvm.reward import Reward
+from stitchvm.sample import Sampler, trajectory
 from stitchvm.search import Source
+from stitchvm.streams import Streams
+
+Times = Callable[[int, torch.Generator], Tensor]  # a distribution: so many draws
+
+
+class Noisy(NamedTuple):
+    """Noisy latents z_t, (B, *latent), at times t, (B,)."""
+
+    z_t: Tensor
+    t: Tensor
+
+
+class Lessons(Protocol):
+    """What stage 2 learns from; all on the CPU."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """What the frozen reward's last block makes of each clean image, (n, L, D)."""
+        ...
+
+    @property
+    def embedding(self) -> Tensor:
+        """And its embedding, (n, D')."""
+        ...
+
+    @property
+    def c(self) -> Prompts:
+        """A prompt for each."""
+        ...
+
+    def noisy(self, rows: Tensor, times: Times, rng: torch.Generator) -> Noisy:
+        """Noisy latents of some of them.
+
+        Args:
+            rows: Which, (B,) indices.
+            times: Of forward noise.
+            rng: Draws times and noise.
+        """
+        ...
 
 
 class Prepared(NamedTuple):
@@ -28,6 +72,37 @@ class Prepared(NamedTuple):
     tokens: Tensor
     embedding: Tensor
     c: Prompts
+
+    def noisy(self, rows: Tensor, times: Times, rng: torch.Generator) -> Noisy:
+        """Their latents with noise."""
+        z_0 = self.z_0[rows]
+        t = times(len(rows), rng).to(z_0)
+        eps = torch.randn(z_0.shape, generator=rng, dtype=z_0.dtype)
+        return Noisy(noise(z_0, t, eps), t)
+
+
+class Rolled(NamedTuple):
+    """Rollouts of a sampler, and what their ends are to stage 2; all on the CPU.
+
+    Attributes:
+        z_t: Where each was on its way, (n, k, *latent).
+        t: When, the same for all, (k,).
+        tokens: What the frozen reward's last block makes of the image each ended in, (n, L, D).
+        embedding: And its embedding, (n, D').
+        c: The prompt of each.
+    """
+
+    z_t: Tensor
+    t: Tensor
+    tokens: Tensor
+    embedding: Tensor
+    c: Prompts
+
+    def noisy(self, rows: Tensor, times: Times, rng: torch.Generator) -> Noisy:
+        """A point of each rollout, all of its times alike: the sampler's, not the given ones."""
+        del times
+        at = torch.randint(len(self.t), (len(rows),), generator=rng)
+        return Noisy(self.z_t[rows, at], self.t[at].to(self.z_t))
 
 
 @torch.no_grad()
@@ -81,6 +156,17 @@ def targets(reward: Reward, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     parts = [reward.features(x) for x in images]
     tokens, embedding = ([x.cpu() for x in kind] for kind in list(zip(*parts, strict=True))[:2])
     return torch.cat(tokens), torch.cat(embedding)
+
+
+@torch.no_grad()
+def rolled(
+    sampler: Sampler, z: Tensor, times: Tensor, c: Prompts, rng: Streams | None = None
+) -> Tensor:
+    """Every point of a trajectory, the last one clean, (B, steps + 1, *latent), on the CPU.
+
+    Arguments as in `stitchvm.sample.trajectory`.
+    """
+    return torch.stack([at.z_t.cpu() for at in trajectory(sampler, z, times, c, rng)], dim=1)
 
 
 def decoded(backbone: Backbone, z_0: Tensor, batch: int) -> Iterator[Tensor]:

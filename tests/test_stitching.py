@@ -1,6 +1,7 @@
 """Making a StitchVM from the command line: search, pick, finetune, go on when killed."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -12,16 +13,18 @@ from baselines.feature_head import FeatureHead
 from baselines.noisy_student import NoisyStudent
 from baselines.stitched import build as stitched
 from baselines.vae_stitch import Latent, VaeStitched
-from bench import stitching
+from bench import prepared, stitching
 from bench.arms import ARMS, Given
 from bench.cli import main
 from bench.images import WorldImages
+from bench.prepared import Shelf
 from bench.stitch_commands import ARM_NAMES
 from bench.stitching import Job, Workshop
 from bench.worlds.shapes import shapes as shapes_world
 from bench.worlds.shapes.scenes import draw, render
 from stitchvm.distill import Recipe, distill
 from stitchvm.memo import Shared
+from stitchvm.sample import NU, Sde
 from stitchvm.search import Settings, load
 from stitchvm.stitch import Stitched
 
@@ -122,6 +125,48 @@ def test_images_are_prepared_once(copied, monkeypatch):
     assert again.c == first[0].c
 
 
+def test_rollouts_are_the_samplers_own(copied, monkeypatch):
+    shelf = Shelf(copied.world, copied.images, copied.root / "prepared")
+    found = shelf.rollouts("aesthetic", 6)
+    assert found.t.tolist() == [k / 8 for k in range(7, 0, -1)]
+    assert found.z_t.shape == (6, 7, *copied.world.backbone.latent)
+    sampler = Sde(copied.world.backbone.velocity, NU["flow_grpo"])
+    step = sampler.transition(found.z_t[:, 2], found.t[2], found.t[3], found.c)
+    drawn = (found.z_t[:, 3] - step.mean) / step.std
+    assert drawn.std().item() == pytest.approx(1, abs=0.06)  # 1,536 standard normal numbers
+    assert abs(drawn.mean().item()) < 4 / drawn.numel() ** 0.5
+    assert found.c == [c for shown in copied.images.shown("train", 6) for c in shown.c]
+    last = sampler.transition(found.z_t[:, 6], found.t[6], torch.tensor(0.0), found.c)
+    nearly = copied.world.reward("aesthetic").features(copied.world.backbone.decode(last.mean))
+    cosine = torch.cosine_similarity(nearly.embedding, found.embedding)
+    assert (cosine > torch.cosine_similarity(nearly.embedding.roll(1, 0), found.embedding)).all()
+    monkeypatch.setattr(prepared, "rolled", lambda *_: pytest.fail("rolled out again"))
+    again = shelf.rollouts("aesthetic", 6)
+    assert torch.equal(again.z_t, found.z_t)
+    assert shelf.rollouts("clip", 6).embedding.shape == found.embedding.shape
+
+
+def test_finetuning_on_rollouts_goes_on_from_a_trained_model(copied):
+    job, base = Job("clip", "stitched_rollouts"), Job("clip", "stitched_prompt")
+    with pytest.raises(ValueError, match="expected a trained stitched_prompt in .*, got none"):
+        list(copied.train([job], RECIPE, rate=1e-3))
+    list(copied.train([base], RECIPE, rate=1e-3))
+    backbone, reward = copied.world.backbone, copied.world.reward("clip")
+    first = Stitched.from_pretrained(copied.folder(base) / "model", backbone, reward)
+    begun = copied.begin(job)
+    for name, weight in begun.state_dict().items():
+        assert torch.equal(first.state_dict()[name], weight), name
+    records = list(copied.train([job], replace(RECIPE, steps=6), rate=1e-3))
+    assert len(records) == 3  # half of the others' steps
+    made = Stitched.from_pretrained(copied.folder(job) / "model", backbone, reward)
+    assert str(made.target) == "mean | flow_grpo, 8 steps"
+    assert not torch.equal(made.layer.linear.weight, first.layer.linear.weight)
+    list(copied.train([base], replace(RECIPE, steps=6), rate=1e-3))  # another model now
+    shutil.rmtree(copied.folder(job) / "model")
+    with pytest.raises(ValueError, match="expected a run of .*'after': .*, got .*'after': "):
+        list(copied.train([job], replace(RECIPE, steps=6), rate=1e-3))
+
+
 def test_all_arms_train_together_as_each_does_alone(copied):
     """The backbone's work is shared, and no figure changes."""
     jobs = [Job("clip", arm) for arm in KINDS]
@@ -169,6 +214,10 @@ def test_a_learning_rate_is_chosen_on_held_out_images(copied):
         assert copied.rate(job) == min(tried, key=lambda trial: trial["held_loss"])["rate"]
     assert copied.rate(Job("clip", "stitched_snr", "paper")) == copied.rate(jobs[0])
     assert list(copied.tune(jobs, RECIPE)) == []
+    other = Job("clip", "stitched_free", "paper")
+    list(copied.tune([other], RECIPE, rates=(2e-4,), steps=2))
+    assert copied.rate(Job("clip", "stitched_snr", "paper")) == copied.rate(other) == 2e-4
+    assert copied.rate(jobs[0]) in (1e-4, 1e-3)
     with pytest.raises(ValueError, match="expected trials of learning rates in .*vae_stitch"):
         copied.rate(Job("clip", "vae_stitch"))
 
@@ -279,7 +328,10 @@ def test_the_commands_search_tune_and_train(tmp_path, capsys):
     shutil.rmtree(tmp_path / "aesthetic")
     few = ("--steps", 2, "--batch", 4, "--images", 16)
     assert run("tune", *given, *few, "--arm", "stitched_free", "--arm", "stitched_prompt") == 0
-    assert capsys.readouterr().out.startswith("aesthetic stitched_free: ")
+    tuned = capsys.readouterr().out
+    assert re.fullmatch(
+        r"aesthetic stitched_free: \S+, held-out loss \S+ \(\S+ \S+, \S+ \S+, \S+ \S+\)\n", tuned
+    )
     assert run("train", *given, *few, "--arm", "stitched_prompt", "--pick", "paper") == 0
     made = tmp_path / "aesthetic" / "stitched_prompt-paper" / "model"
     assert f"in {made}" in capsys.readouterr().out
