@@ -309,9 +309,11 @@ def _flops(
     t = torch.full((), 0.5).to(z_t)
     first = reward.head(backbone.decode(z_t), 1)
     entering = {j: reward.advance(first, 1, j) for j in entries}
-    backbone.trunk(z_t, t, 1)  # the null text is remembered after it
-    blocks = range(1, backbone.depth + 1)
-    trunk = {i: count_flops(partial(backbone.trunk, z_t, t, i)) for i in blocks}
+    state = backbone.trunk(z_t, t, 1)  # the null text is remembered after it
+    trunk = {1: count_flops(partial(backbone.trunk, z_t, t, 1))}
+    for i in range(2, backbone.depth + 1):
+        trunk[i] = trunk[i - 1] + count_flops(partial(backbone.advance, state, i))
+        state = backbone.advance(state, i)
     return trunk, {j: count_flops(partial(reward.tail, entering[j], j)) for j in entries}
 
 

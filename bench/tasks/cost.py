@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 import baselines
@@ -40,6 +41,7 @@ from stitchvm.world import Split, World
 
 Row = dict[str, Any]
 Call = Callable[[], object]
+Picked = Annotated[str, Field(pattern=r"^(cheap|paper|\d+,\d+)$")]
 YARDSTICK = "stitched"  # the arm that steps are compared with
 UNTIMED = 3  # calls of a step beside the timed ones: warm-up, FLOPs, memory
 
@@ -242,9 +244,9 @@ def latents(world: World, count: int, sigma: float, seed: int) -> tuple[Tensor, 
 
 
 def _of_arm(name: str) -> Callable[..., Iterator[Row]]:
-    """What measures an arm; its setting is the pair that it stitches."""
+    """What measures an arm; its setting is the pair that it stitches: cheap, paper or "i,j"."""
 
-    def build(place: Place, *, pick: Literal["cheap", "paper"] = "cheap") -> Iterator[Row]:
+    def build(place: Place, *, pick: Picked = "cheap") -> Iterator[Row]:
         return arm_cost(place, Job(place.reward, name, pick))
 
     return build
