@@ -9,7 +9,7 @@ prompt of another image; for the `prompt` posterior with its own.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from baselines import tweedie
 from bench.interleaved import Clock, interleaved
 from bench.metrics.value import rmse
 from bench.stats import Interval, log_ratio_interval, paired
+from bench.stitching import CHECKED
 from bench.tasks.cost import backward, latents, value
 from stitchvm.calibrate import exchanged
 from stitchvm.flops import count_flops
@@ -73,7 +74,7 @@ def accuracy(
     sigmas: Sequence[float] = SIGMAS,
     seed: int = 0,
 ) -> Iterator[Level]:
-    """Errors at each noise level, of the model, Tweedie with the null prompt, and the constant.
+    """Errors at each noise level, of the model, Tweedie of the same posterior, and the constant.
 
     The constant is the mean reward, under a latent's prompt, of all other images.
 
@@ -81,22 +82,26 @@ def accuracy(
         world: Where.
         reward: Of what.
         model: Which value model.
-        images: Held-out images.
+        images: Held-out images, those left out by which picks and rates are chosen.
         sigmas: Noise levels.
         seed: Of the noise.
 
     Raises:
-        ValueError: for a model of another value than the mean, whose truth is not realised.
+        ValueError: for a model of another value than the mean over data or given the prompt:
+            noised latents do not realise it.
     """
-    if model.target.value != "mean":
-        raise ValueError(f"expected a model of the mean value, got one of {model.target}")
-    shown = list(world.images("held", images))
-    z_0 = torch.cat([world.backbone.encode(part.x_0) for part in shown])
-    c = [text for part in shown for text in part.c]
+    if not model.target.realised:
+        raise ValueError(
+            f"expected a model of the mean value over data or given the prompt, got one of "
+            f"{model.target}"
+        )
+    x_0, c = _unseen(world, images)
+    z_0 = torch.cat([world.backbone.encode(part) for part in x_0.split(AT_ONCE)])
     if model.target.posterior == "data":
         c = exchanged(c, seed)
     realised, constant = _realised(world, reward, z_0, c)
-    rivals = {"model": model, "tweedie": tweedie.build(world, reward, posterior="data")}
+    seen: Literal["data", "prompt"] = "data" if model.target.posterior == "data" else "prompt"
+    rivals = {"model": model, "tweedie": tweedie.build(world, reward, posterior=seen)}
     eps = Streams.of(seed, "evaluation", rows=len(z_0)).normal(z_0)
     for sigma in sigmas:
         t = z_0.new_tensor(sigma)
@@ -108,6 +113,13 @@ def accuracy(
         }
         gained = paired(squared["model"], squared["tweedie"]).difference
         yield Level(sigma, {name: rmse(x) for name, x in squared.items()}, gained)
+
+
+def _unseen(world: World, images: int) -> tuple[Tensor, list[str]]:
+    """Held-out images and their prompts, beyond those by which anything was chosen."""
+    shown = list(world.images("held", CHECKED + images))
+    x_0 = torch.cat([part.x_0 for part in shown])[CHECKED:]
+    return x_0, [text for part in shown for text in part.c][CHECKED:]
 
 
 def _realised(world: World, reward: Reward, z_0: Tensor, c: list[str]) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from stitchvm.stitch import Condition, Norm, Stitched, StitchLayer
 from stitchvm.value import Target
 
 SOFT = 1.0  # lambda of the soft value, in units of a reward
+SECONDS = 3.75  # steps of a VAE stitch that take as long as one of StitchVM at (4, 1), measured
 TAPS = 3  # blocks a feature head reads, evenly spaced up to three quarters of the depth
 
 
@@ -150,6 +151,7 @@ class Arm:
         return {**self.recipe, **centre}
 
 
+PROMPTED = {"norm": "free", "condition": "prompt"}
 ARMS: dict[str, Arm] = {
     "stitched": Arm("StitchVM as published", stitched),
     "stitched_free": Arm("an embedding of any length", stitched, {"norm": "free"}),
@@ -166,7 +168,7 @@ ARMS: dict[str, Arm] = {
     "stitched_prompt": Arm(
         "a trunk that sees the prompt",
         stitched,
-        {"norm": "free", "condition": "prompt"},
+        PROMPTED,
         rates="stitched_free",
     ),
     "stitched_soft": Arm(
@@ -179,14 +181,14 @@ ARMS: dict[str, Arm] = {
     "stitched_rollouts": Arm(
         "finetuned on the generator's own rollouts",
         stitched,
-        {"norm": "free", "condition": "prompt"},
+        PROMPTED,
         rates="stitched_free",
         longer=0.5,
         after="stitched_prompt",
     ),
     "vae_stitch": Arm("the noisy latent itself stitched", stitched, trunk="latent"),
     "vae_stitch_long": Arm(
-        "the same with more steps", stitched, trunk="latent", longer=3.75, rates="vae_stitch"
+        "the same with more steps", stitched, trunk="latent", longer=SECONDS, rates="vae_stitch"
     ),
     "noisy_student": Arm("the reward on decoded noisy latents", noisy_student),
     "feature_head": Arm("a head on backbone features", feature_head, recipe={"token_weight": 0.0}),

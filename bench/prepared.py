@@ -31,6 +31,7 @@ Tensors = dict[str, Tensor]
 
 AT_ONCE = 128  # latents decoded, or rolled out
 KERNEL, STEPS = "flow_grpo", 8  # whose rollouts: the sampler that alignment trains with
+ROLLED = f"{KERNEL} from t = 1, {STEPS} steps"  # of which 8 t are left at t
 
 
 @dataclass(frozen=True)

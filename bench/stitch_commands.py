@@ -252,7 +252,11 @@ def evaluate(
     of = made.reward(reward)
     found = ESTIMATORS[estimator](made, of, model=model)
     names = ("model", "tweedie", "constant")
-    click.echo(f"{found.target}; RMSE against the realised reward of {images} held-out images")
+    seen = "prompt" if found.target.posterior == "prompt" else "null prompt"
+    click.echo(
+        f"{found.target}; RMSE against the realised reward of {images} held-out images; Tweedie "
+        f"with the {seen}"
+    )
     click.echo("sigma  " + "".join(f"{name:24}" for name in names) + "MSE - Tweedie's")
     for level in appraisal.accuracy(made, of, found, images):
         shown = "".join(f"{interval(*level.errors[name][:3]):24}" for name in names)
@@ -260,8 +264,8 @@ def evaluate(
     clock = clock_of(torch.device("cpu"))
     for cost in appraisal.costs(made, of, found, clock, rounds=rounds):
         click.echo(
-            f"{cost.what}, batch {cost.batch}: {interval(*cost.ratio[:3])} times Tweedie's "
-            f"seconds; FLOPs say {plain(cost.flops, 2)}"
+            f"{cost.what}, batch {cost.batch}: {interval(*cost.ratio[:3])} times the seconds of "
+            f"Tweedie, null prompt; FLOPs say {plain(cost.flops, 2)}"
         )
 
 

@@ -11,19 +11,20 @@ makes of them.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from baselines.trained import weights
 from bench.arms import ARMS, TRUNKS, Arm, Given, Trunk
 from bench.images import Images, WorldImages
-from bench.prepared import KERNEL, STEPS, Shelf
+from bench.prepared import ROLLED, Shelf
 from bench.resolve import UnknownName
 from stitchvm.backbone import Backbone
 from stitchvm.distill import (
@@ -33,8 +34,10 @@ from stitchvm.distill import (
     averaged,
     distill,
     held_loss,
+    last_record,
 )
 from stitchvm.memo import Shared
+from stitchvm.saved import put
 from stitchvm.search import TABLE, Search, Settings, Source, load, search
 from stitchvm.stitch import Stitched
 from stitchvm.teacher import Lessons
@@ -44,6 +47,7 @@ from stitchvm.world import Split, World
 PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it
 IMAGES, CHECKED = 20_000, 1024  # that stage 2 learns from, and that judge its learning rates
 ROLLOUTS = 4096  # of the generator, that go instead of images at most
+Plain = dict[str, Any]
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # tried for every arm
 TRIAL_STEPS = 300
 TRIALS, MODEL, LOG, BEGUN = "trials.json", "model", "log.jsonl", "run.json"
@@ -75,12 +79,18 @@ def find(
         ValueError: if the folder has a search of something else.
     """
     images = images or WorldImages(world)
-    about = {"world": world.digest, "reward": name, "trunk": trunk, "probes": probes, "held": HELD}
+    about = {
+        "world": world.digest,
+        "images": images.digest,
+        "reward": name,
+        "trunk": trunk,
+        "probes": probes,
+        "held": HELD,
+    }
     if (folder / TABLE).is_file():
         known = load(folder)
         wanted = json.loads(json.dumps({**asdict(settings), **about}))
-        if {key: known.about[key] for key in wanted} != wanted:
-            raise ValueError(f"expected a search of {wanted} in {folder}, got {known.about}")
+        _same("a search", wanted, {key: known.about.get(key) for key in wanted}, folder)
         return known
     start = time.perf_counter()
     found = search(
@@ -93,7 +103,7 @@ def find(
     spent = {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
     found = replace(found, about={**found.about, **about, **spent})
     found.save(folder)
-    return found
+    return load(folder)  # with the layers that are kept, as every later call has it
 
 
 def pick(found: Search, chosen: str) -> tuple[int, int]:
@@ -172,6 +182,8 @@ class Workshop:
             backbone: The world's own when None.
         """
         arm = arm_of(job.arm)
+        if arm.settings.get("condition") == "prompt" and not self.images.prompted:
+            raise ValueError(f"expected images with prompts for {job.arm}, got {self.images}")
         if arm.after:
             return self._further(job, backbone)
         found, reward = self.search(job.reward, arm.trunk), self.world.reward(job.reward)
@@ -188,7 +200,7 @@ class Workshop:
             raise ValueError(f"expected a trained {arm_of(job.arm).after} in {before}, got none")
         reward = self.world.reward(job.reward)
         model = Stitched.from_pretrained(before, backbone or self.world.backbone, reward)
-        model.target = Target("mean", "model", kernel=f"{KERNEL}, {STEPS} steps")
+        model.target = Target("mean", "model", kernel=ROLLED)
         return model
 
     def _before(self, job: Job) -> Path:
@@ -227,10 +239,24 @@ class Workshop:
     ) -> Iterator[Told]:
         """Try learning rates, all estimators and rates side by side; keep the held-out losses.
 
+        Estimators whose rates were tried are passed over.
+
         Yields:
             Records, as training goes.
+
+        Raises:
+            ValueError: where other rates were tried, or in another way.
         """
-        jobs = [job for job in jobs if not (self.folder(job) / TRIALS).is_file()]
+        abouts = {
+            job: {
+                **self._about(job),
+                "checked": self.checked,
+                "rates": list(rates),
+                "recipe": asdict(replace(self.recipe(job, recipe), steps=steps, rate=0.0)),
+            }
+            for job in jobs
+        }
+        jobs = [job for job in jobs if not self._tried(job, abouts[job])]
         if not jobs:
             return
         backbone = Shared(self.world.backbone)
@@ -253,15 +279,36 @@ class Workshop:
                 if owner == job
             ]
             self.folder(job).mkdir(parents=True, exist_ok=True)
-            (self.folder(job) / TRIALS).write_text(json.dumps(of, indent=1) + "\n")
+            _put(self.folder(job) / TRIALS, {"about": abouts[job], "trials": of})
 
-    def _finished(self, job: Job, recipe: Recipe) -> bool:
-        """Whether an estimator has all the steps of a recipe."""
-        folder = self.folder(job)
-        if not (folder / MODEL).is_dir():
+    def _tried(self, job: Job, about: dict[str, object]) -> bool:
+        """Whether rates were tried for an estimator.
+
+        Raises:
+            ValueError: where others were, or in another way.
+        """
+        path = self.folder(job) / TRIALS
+        if not path.is_file():
             return False
-        made = json.loads((folder / BEGUN).read_text())["recipe"]["steps"]
-        return bool(made >= self.recipe(job, recipe).steps)
+        wanted = json.loads(json.dumps(about))
+        _same("trials", wanted, json.loads(path.read_text())["about"], path)
+        return True
+
+    def _about(self, job: Job) -> dict[str, object]:
+        """What an estimator is trained on."""
+        arm = arm_of(job.arm)
+        about: dict[str, object] = {
+            "world": self.world.digest,
+            "pictures": self.images.digest,
+            "reward": job.reward,
+            "arm": job.arm,
+            "pick": job.chosen,
+        }
+        if not arm.after:
+            return {**about, "images": self.count, "source": arm.source}
+        before = weights(self.world, self.world.reward(job.reward), model=str(self._before(job)))
+        rollouts = min(self.count, ROLLOUTS)
+        return {**about, "after": before, "rollouts": rollouts, "kernel": ROLLED}
 
     def rate(self, job: Job) -> float:
         """The best learning rate that was tried for an estimator, or the one it borrows from.
@@ -283,7 +330,7 @@ class Workshop:
         paths = [self.folder(at) / TRIALS for at in (owner, owner._replace(chosen="cheap"))]
         for path in paths:
             if path.is_file():
-                tried = [Trial(**trial) for trial in json.loads(path.read_text())]
+                tried = [Trial(**trial) for trial in json.loads(path.read_text())["trials"]]
                 return sorted(tried, key=lambda trial: trial.held_loss)
         raise ValueError(f"expected trials of learning rates in {paths[0]}, got none")
 
@@ -308,7 +355,6 @@ class Workshop:
         Raises:
             ValueError: if a folder is of another recipe.
         """
-        jobs = [job for job in jobs if not self._finished(job, recipe)]
         backbone = Shared(self.world.backbone)
         students = [self.begin(job, backbone) for job in jobs]
         runs = []
@@ -316,18 +362,7 @@ class Workshop:
             jobs, students, self.data(jobs, "train", self.count), strict=True
         ):
             own = replace(self.recipe(job, recipe), rate=rate or self.rate(job))
-            about = {
-                "world": self.world.digest,
-                "reward": job.reward,
-                "arm": job.arm,
-                "pick": job.chosen,
-                "images": self.count,
-                "source": arm_of(job.arm).source,
-            }
-            if arm_of(job.arm).after:
-                before = str(self._before(job))
-                about["after"] = weights(self.world, self.world.reward(job.reward), model=before)
-            runs.append(finetune(student, data, own, self.folder(job), about, keep))
+            runs.append(finetune(student, data, own, self.folder(job), self._about(job), keep))
         while True:
             records = [next(run, None) for run in runs]
             if all(record is None for record in records):
@@ -378,29 +413,79 @@ def finetune(
     if (folder / BEGUN).is_file():
         known = json.loads((folder / BEGUN).read_text())
         earlier = Recipe(**known["recipe"])
-        if {**known, "recipe": None} != {**begun, "recipe": None} or not recipe.continues(earlier):
-            raise ValueError(f"expected a run of {begun} in {folder}, got {known}")
+        if recipe.continues(earlier):
+            _same("a run", {**begun, "recipe": known["recipe"]}, known, folder)
+        else:
+            _same("a run", begun, known, folder)
         if (folder / MODEL).is_dir():
             if earlier == recipe:
                 return
-            (folder / MODEL).rename(folder / f"step-{earlier.steps}")
+            _set_aside(folder / MODEL, folder / f"step-{earlier.steps}")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / BEGUN).write_text(json.dumps(begun, indent=1) + "\n")
+    _put(folder / BEGUN, begun)
+
+    def kept(step: int) -> None:
+        where = folder / f"step-{step}"
+        if step in keep and not where.is_dir():
+            with averaged(model, folder):
+                model.save_pretrained(where, begun)
+
     log = folder / LOG
-    for number, record in enumerate(distill(model, data, recipe, folder, keep=keep)):
-        if number == 0:
-            _shorten(log, record.step)
+    made = last_record(folder)
+    _go_back(log, made)
+    if made is not None:
+        kept(made.step)
+    for record in distill(model, data, recipe, folder, keep=keep):
         with log.open("a") as lines:
             lines.write(json.dumps(record._asdict()) + "\n")
-        if record.step in keep and not (folder / f"step-{record.step}").is_dir():
-            with averaged(model, folder):
-                model.save_pretrained(folder / f"step-{record.step}", begun)
+        kept(record.step)
         yield record
     model.save_pretrained(folder / MODEL, begun)
 
 
-def _shorten(log: Path, step: int) -> None:
-    """Drop what a run logged after its last checkpoint: from that step on it is made again."""
-    if log.is_file():
-        lines = log.read_text().splitlines(keepends=True)
-        log.write_text("".join(line for line in lines[: step - 1]))
+def _same(what: str, wanted: Plain, known: Plain, where: Path) -> None:
+    """Refuse what was made of something else, naming what differs."""
+    mine, theirs = _differing(wanted, known), _differing(known, wanted)
+    if mine or theirs:
+        raise ValueError(f"expected {what} of {mine} in {where}, got {theirs}")
+
+
+def _differing(a: Plain, b: Plain) -> Plain:
+    """What of one the other has not, or has otherwise."""
+    found: Plain = {}
+    for key, value in a.items():
+        other = b.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            if inner := _differing(value, other):
+                found[key] = inner
+        elif key not in b or value != other:
+            found[key] = value
+    return found
+
+
+def _set_aside(model: Path, kept: Path) -> None:
+    """Keep a finished model under another name; where it is kept already, drop it."""
+    if not kept.is_dir():
+        model.rename(kept)
+        return
+    dropped = model.with_name(f"{model.name}.old")
+    shutil.rmtree(dropped, ignore_errors=True)
+    model.rename(dropped)
+    shutil.rmtree(dropped)
+
+
+def _go_back(log: Path, made: Record | None) -> None:
+    """Leave in a log the steps up to a checkpoint's; what follows is made again."""
+    kept: list[str] = []
+    for line in log.read_text().splitlines() if log.is_file() else []:
+        if made is None or not line.endswith("}") or json.loads(line)["step"] >= made.step:
+            break
+        kept.append(line)
+    if made is not None:
+        kept.append(json.dumps(made._asdict()))
+    put(log, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _put(path: Path, what: object) -> None:
+    """Write JSON that is there whole or not at all."""
+    put(path, (json.dumps(what, indent=1) + "\n").encode())

@@ -91,12 +91,16 @@ def fit_lines(
         seed: Of the noise.
 
     Raises:
-        ValueError: for fewer than three latents, a soft value, or levels that don't rise.
+        ValueError: for fewer than three latents, a soft value or a sampler's, which noised latents
+            do not realise, or levels that don't rise.
     """
     if len(z_0) < 3:  # noqa: PLR2004 - a line through two points says nothing
         raise ValueError(f"expected at least 3 latents, got {len(z_0)}")
-    if inner.target.value != "mean":
-        raise ValueError(f"expected an estimator of the mean value, got {inner.target}")
+    if not inner.target.realised:
+        raise ValueError(
+            f"expected an estimator of the mean value over data or given the prompt, got "
+            f"{inner.target}"
+        )
     if list(levels) != sorted(set(levels)) or not 0 < levels[0] < levels[-1] < 1:
         raise ValueError(f"expected levels that rise within (0, 1), got {levels}")
     rows = [slice(first, first + AT_ONCE) for first in range(0, len(z_0), AT_ONCE)]

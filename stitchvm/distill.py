@@ -34,6 +34,7 @@ from stitchvm.backbone import Prompts
 from stitchvm.reward import Features, Reward
 from stitchvm.streams import derive
 from stitchvm.teacher import Lessons
+from stitchvm.value import Target
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -42,6 +43,7 @@ class Student(Protocol):
     """Whatever can be finetuned and kept: a value model that shows what it scores."""
 
     reward: Reward
+    target: Target
 
     def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
         """Tokens and embedding for noisy latents."""
@@ -151,12 +153,18 @@ def held_loss(student: Student, data: Lessons, recipe: Recipe) -> float:
     total = 0.0
     for first in range(0, len(z_t), recipe.batch):
         rows = slice(first, first + recipe.batch)
-        like, c = next(iter(student.reward.parameters())), list(data.c[rows])
+        like = next(iter(student.reward.parameters()))
+        c = _shown(student, data.c[rows])
         found = student.features(z_t[rows].to(like.device), t[rows].to(like.device), c)
         target = Features(data.tokens[rows].to(like), data.embedding[rows].to(like))
         terms = losses(student, found, target, c, recipe)
         total += len(c) * sum(term.item() for term in terms.values())
     return total / len(z_t)
+
+
+def _shown(student: Student, c: Prompts) -> Prompts:
+    """The prompts that values are learned under: for the data's posterior, of other images."""
+    return [*c[1:], *c[:1]] if student.target.posterior == "data" else c
 
 
 class Record(NamedTuple):
@@ -211,9 +219,19 @@ def distill(
         record = run.descend(data)
         due = run.step % every == 0 or run.step == recipe.steps or run.step in keep
         if folder is not None and due:
-            run.save(folder)
+            run.save(folder, record)
         yield record
     run.finish()
+
+
+def last_record(folder: Path) -> Record | None:
+    """Of the step at which a run's checkpoint was written; None where there is no checkpoint.
+
+    Raises:
+        ValueError: for a torn one.
+    """
+    path = folder / CHECKPOINT
+    return Record(**_read(path)["record"]) if path.is_file() else None
 
 
 @contextmanager
@@ -286,7 +304,7 @@ class _Run:
         like = next(iter(self.weights.values()))
         noisy = data.noisy(rows, recipe.draw, rng)
         z_t, t = noisy.z_t.to(like.device), noisy.t.to(like.device)
-        c = [data.c[row] for row in rows.tolist()]
+        c = _shown(self.student, [data.c[row] for row in rows.tolist()])
         target = Features(data.tokens[rows].to(like), data.embedding[rows].to(like))
         with torch.autocast(like.device.type, torch.bfloat16, enabled=recipe.bf16):
             found = self.student.features(z_t, t, c)
@@ -318,14 +336,15 @@ class _Run:
         for name, weight in self.weights.items():
             self.average[name].lerp_(weight, 1 - keep)
 
-    def save(self, folder: Path) -> None:
-        """Write the checkpoint, which is there whole or not at all."""
+    def save(self, folder: Path, record: Record) -> None:
+        """Write the checkpoint with the last record; it is there whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {
             "weights": {name: w.detach() for name, w in self.weights.items()},
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "record": record._asdict(),
             "recipe": asdict(self.recipe),
         }
         new = folder / f"{CHECKPOINT}.{os.getpid()}.new"

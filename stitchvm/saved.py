@@ -19,6 +19,13 @@ from stitchvm.identity import file_digest
 Parts = dict[str, dict[str, Tensor]]  # file to tensors by name
 
 
+def put(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    new.write_bytes(data)
+    os.replace(new, path)
+
+
 class Saved(NamedTuple):
     """What a folder holds: what it says it is, and its weights by file."""
 
@@ -115,8 +122,8 @@ def agree(found: Mapping[str, Any], saved: Mapping[str, Any], folder: Path | str
         ValueError: naming what differs.
     """
     for key, value in found.items():
-        if value != saved[key]:
-            raise ValueError(f"expected {key} {saved[key]} for {folder}, got {value}")
+        if value != saved.get(key):
+            raise ValueError(f"expected {key} {saved.get(key)} for {folder}, got {value}")
 
 
 @torch.no_grad()
@@ -127,7 +134,7 @@ def fill(own: Parts, saved: Parts, folder: Path | str) -> None:
         ValueError: if they are not the same weights by name and shape.
     """
     for name, mine in own.items():
-        theirs = saved[name]
+        theirs = saved.get(name, {})
         shapes = [{k: tuple(w.shape) for k, w in part.items()} for part in (mine, theirs)]
         if shapes[0] != shapes[1]:
             wrong = sorted(key for key, _ in shapes[0].items() ^ shapes[1].items())

@@ -11,7 +11,6 @@ Source: arXiv:2605.19804, section 4.1.
 """
 
 import json
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ from stitchvm.identity import file_digest
 from stitchvm.least_squares import LeastSquares
 from stitchvm.path import noise
 from stitchvm.reward import Hidden, Reward
+from stitchvm.saved import put
 from stitchvm.stitch import LinearFit, resize
 from stitchvm.streams import Streams
 
@@ -122,15 +122,8 @@ class Search:
             "picks": {name: [pair.i, pair.j] for name, pair in self.picks.items()},
             "pairs": [asdict(pair) for pair in self.pairs],
         }
-        _put(folder / FITS, layers)
-        _put(folder / TABLE, (json.dumps(table, indent=1) + "\n").encode())
-
-
-def _put(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.write_bytes(data)
-    os.replace(new, path)
+        put(folder / FITS, layers)
+        put(folder / TABLE, (json.dumps(table, indent=1) + "\n").encode())
 
 
 def load(folder: Path) -> Search:

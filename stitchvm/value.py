@@ -62,6 +62,11 @@ class Target:
         value = self.value if self.lam is None else f"soft({self.lam:g})"
         return f"{value} | {self.posterior if self.kernel is None else self.kernel}"
 
+    @property
+    def realised(self) -> bool:
+        """Whether it is the mean of the clean rewards that noised clean latents realise."""
+        return self.value == "mean" and self.posterior != "model"
+
     def as_dict(self) -> dict[str, Any]:
         """The target as plain data, for records, its text included."""
         return {**asdict(self), "text": str(self)}

@@ -51,7 +51,9 @@ def test_every_image_gets_the_prompt_of_another():
 
 def test_a_model_of_another_value_is_refused(world, model, monkeypatch):
     monkeypatch.setattr(model, "target", Target("soft", "data", 1.0))
-    with pytest.raises(ValueError, match=r"expected a model of the mean value, got one of soft"):
+    with pytest.raises(
+        ValueError, match=r"expected a model of the mean value over data .*, got one of soft"
+    ):
         list(appraisal.accuracy(world, world.reward("quadratic"), model, 4))
 
 

@@ -123,6 +123,6 @@ def test_a_soft_value_is_refused(setting):
     world, reward, z_0, c = setting
     soft = world.truth(reward, Target("soft", "prompt", 0.1))
     with pytest.raises(
-        ValueError, match=r"expected an estimator of the mean value, got soft\(0.1"
+        ValueError, match=r"expected an estimator of the mean value over data .* got soft\(0.1"
     ):
         fit_lines(soft, world.backbone, reward, z_0[:9], c[:9])

@@ -16,7 +16,7 @@ from baselines.vae_stitch import Latent, VaeStitched
 from bench import prepared, stitching
 from bench.arms import ARMS, Given
 from bench.cli import main
-from bench.images import WorldImages
+from bench.images import WorldImages, of_world
 from bench.prepared import Shelf
 from bench.stitch_commands import ARM_NAMES
 from bench.stitching import Job, Workshop
@@ -27,6 +27,7 @@ from stitchvm.memo import Shared
 from stitchvm.sample import NU, Sde
 from stitchvm.search import Settings, load
 from stitchvm.stitch import Stitched
+from stitchvm.teacher import Rolled
 
 RECIPE = Recipe(steps=5, batch=8, rate=1e-3, warmup=2)
 
@@ -52,6 +53,10 @@ def copied(shop, tmp_path):
     """The same with a folder of its own."""
     shutil.copytree(shop.root, tmp_path / "shop")
     return replace(shop, root=tmp_path / "shop")
+
+
+def refused(what, wanted, where, known):
+    return f"^{re.escape(f'expected {what} of {wanted} in {where}, got {known}')}$"
 
 
 def run(*arguments):
@@ -135,6 +140,12 @@ def test_rollouts_are_the_samplers_own(copied, monkeypatch):
     drawn = (found.z_t[:, 3] - step.mean) / step.std
     assert drawn.std().item() == pytest.approx(1, abs=0.06)  # 1,536 standard normal numbers
     assert abs(drawn.mean().item()) < 4 / drawn.numel() ** 0.5
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.arange(6).repeat(20)
+    z_t, t = found.noisy(rows, RECIPE.draw, rng)
+    at = [found.t.tolist().index(time) for time in t.tolist()]
+    assert torch.equal(z_t, found.z_t[rows, at])
+    assert set(at) == set(range(7))
     assert found.c == [c for shown in copied.images.shown("train", 6) for c in shown.c]
     last = sampler.transition(found.z_t[:, 6], found.t[6], torch.tensor(0.0), found.c)
     nearly = copied.world.reward("aesthetic").features(copied.world.backbone.decode(last.mean))
@@ -159,7 +170,14 @@ def test_finetuning_on_rollouts_goes_on_from_a_trained_model(copied):
     records = list(copied.train([job], replace(RECIPE, steps=6), rate=1e-3))
     assert len(records) == 3  # half of the others' steps
     made = Stitched.from_pretrained(copied.folder(job) / "model", backbone, reward)
-    assert str(made.target) == "mean | flow_grpo, 8 steps"
+    assert str(made.target) == "mean | flow_grpo from t = 1, 8 steps"
+    (data,) = copied.data([job], "train", 10)
+    assert isinstance(data, Rolled)
+    assert len(data.c) == 10
+    alone = copied.begin(job)
+    lessons = copied.data([job], "train", copied.count)[0]
+    recipe = replace(copied.recipe(job, replace(RECIPE, steps=6)), rate=1e-3)
+    assert records == [(job, record) for record in distill(alone, lessons, recipe)]
     assert not torch.equal(made.layer.linear.weight, first.layer.linear.weight)
     list(copied.train([base], replace(RECIPE, steps=6), rate=1e-3))  # another model now
     shutil.rmtree(copied.folder(job) / "model")
@@ -209,11 +227,11 @@ def test_a_learning_rate_is_chosen_on_held_out_images(copied):
     jobs = [Job("clip", "stitched_free"), Job("clip", "feature_head")]
     list(copied.tune(jobs, RECIPE, rates=(1e-4, 1e-3), steps=4))
     for job in jobs:
-        tried = json.loads((copied.folder(job) / "trials.json").read_text())
+        tried = json.loads((copied.folder(job) / "trials.json").read_text())["trials"]
         assert [trial["rate"] for trial in tried] == [1e-4, 1e-3]
         assert copied.rate(job) == min(tried, key=lambda trial: trial["held_loss"])["rate"]
     assert copied.rate(Job("clip", "stitched_snr", "paper")) == copied.rate(jobs[0])
-    assert list(copied.tune(jobs, RECIPE)) == []
+    assert list(copied.tune(jobs, RECIPE, rates=(1e-4, 1e-3), steps=4)) == []
     other = Job("clip", "stitched_free", "paper")
     list(copied.tune([other], RECIPE, rates=(2e-4,), steps=2))
     assert copied.rate(Job("clip", "stitched_snr", "paper")) == copied.rate(other) == 2e-4
@@ -243,8 +261,71 @@ def test_a_killed_finetuning_goes_on_and_logs_each_step_once(copied, monkeypatch
         )
         assert all(torch.equal(a[key], b[key]) for key in a)
     assert list(copied.train([broken], RECIPE, rate=1e-3)) == []
-    with pytest.raises(ValueError, match=r"expected a run of .*0\.01.* in .*, got .*0\.001"):
-        list(stitching.finetune(None, None, replace(RECIPE, rate=0.01), folders[1], {}))
+    rates = ({"recipe": {"rate": rate}} for rate in (1e-2, 1e-3))
+    message = refused("a run", next(rates), folders[1], next(rates))
+    with pytest.raises(ValueError, match=message):
+        list(copied.train([broken], RECIPE, rate=1e-2))
+
+
+def test_a_run_killed_between_checkpoint_and_log_lacks_nothing(copied):
+    job = Job("clip", "feature_head")
+    folder = copied.folder(job)
+    list(copied.train([job], RECIPE, rate=1e-3, keep=(5,)))
+    whole = (folder / "log.jsonl").read_text()
+    kept = (folder / "step-5" / "head.safetensors").read_bytes()
+    for made in ("step-5", "model"):
+        shutil.rmtree(folder / made)
+    lines = whole.splitlines(keepends=True)
+    (folder / "log.jsonl").write_text("".join(lines[:3]) + lines[3][:20])  # torn in the middle
+    assert list(copied.train([job], RECIPE, rate=1e-3, keep=(5,))) == []
+    assert (folder / "step-5" / "head.safetensors").read_bytes() == kept
+    assert (folder / "model" / "head.safetensors").read_bytes() == kept
+    steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert steps == [json.loads(lines[k]) for k in (0, 1, 2, 4)]
+
+
+def test_what_is_kept_is_set_aside_once(copied):
+    """A run whose last step was asked for is kept already when it is trained further."""
+    job = Job("clip", "feature_head")
+    list(copied.train([job], RECIPE, rate=1e-3, keep=(5,)))
+    list(copied.train([job], replace(RECIPE, steps=7), rate=1e-3))
+    kept = sorted(path.name for path in copied.folder(job).iterdir())
+    assert kept == ["checkpoint.pt", "log.jsonl", "model", "run.json", "step-5"]
+
+
+def test_runs_of_other_images_are_not_gone_on_with(copied, tmp_path):
+    job = Job("clip", "stitched")
+    list(copied.tune([job], RECIPE, rates=(1e-3,), steps=2))
+    list(copied.train([job], RECIPE))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k, x in enumerate(render(draw("train", 4))):
+        Image.fromarray(((x.permute(1, 2, 0) + 1) * 127.5).byte().numpy()).save(
+            folder / f"{k}.png"
+        )
+    other = replace(copied, images=of_world(copied.world, folder))
+    made = copied.folder(job)
+    for what, where, again in (
+        ("trials", made / "trials.json", other.tune([job], RECIPE, rates=(1e-3,), steps=2)),
+        ("a search", copied.root / "clip/search-backbone", other.train([job], RECIPE)),
+    ):
+        key = "pictures" if what == "trials" else "images"
+        mine, theirs = ({key: shop.images.digest} for shop in (other, copied))
+        with pytest.raises(ValueError, match=refused(what, mine, where, theirs)):
+            list(again)
+    shutil.rmtree(copied.root / "clip/search-backbone")
+    with pytest.raises(ValueError, match="expected images with prompts for stitched_prompt, got"):
+        other.begin(Job("clip", "stitched_prompt"))
+    wanted, known = {"rates": [1e-2]}, {"rates": [1e-3]}
+    with pytest.raises(ValueError, match=refused("trials", wanted, made / "trials.json", known)):
+        list(copied.tune([job], RECIPE, rates=(1e-2,), steps=2))
+
+
+def test_a_pair_that_is_not_near_is_refused_the_first_time_as_the_second(world, tmp_path):
+    for _ in range(2):
+        found = stitching.find(world, "clip", tmp_path, Settings(), probes=40)
+        with pytest.raises(ValueError, match="unknown pick '1,4': expected one of"):
+            stitching.pick(found, "1,4")
 
 
 def test_training_further_is_training_longer(copied):
@@ -254,7 +335,8 @@ def test_training_further_is_training_longer(copied):
     rest = list(copied.train([job], longer, rate=1e-3))
     assert [told.record.step for told in rest] == [6, 7, 8, 9]
     assert list(copied.train([job], longer, rate=1e-3)) == []
-    assert list(copied.train([job], RECIPE, rate=1e-3)) == []
+    with pytest.raises(ValueError, match="expected a run of .*'steps': 5.*, got .*'steps': 9"):
+        list(copied.train([job], RECIPE, rate=1e-3))
     alone = replace(copied, root=copied.root.parent / "alone")
     shutil.copytree(copied.root / "prepared", alone.root / "prepared")
     shutil.copytree(copied.root / "clip/search-backbone", alone.root / "clip/search-backbone")

@@ -161,7 +161,8 @@ def feature_pass(backbone: Backbone, reward: Reward, images: Iterable[Tensor]) -
     for x_0 in images:
         z_0 = backbone.encode(x_0)
         t = torch.rand(len(z_0), generator=torch.Generator().manual_seed(0)).to(z_0)
-        state = backbone.trunk(noise(z_0, t, torch.randn_like(z_0)), t, 1)
+        eps = torch.randn(z_0.shape, generator=torch.Generator().manual_seed(0)).to(z_0)
+        state = backbone.trunk(noise(z_0, t, eps), t, 1)
         for i in range(2, backbone.depth + 1):
             state = backbone.advance(state, i)
         h = reward.head(x_0, 1)
@@ -254,5 +255,5 @@ def _of_arm(name: str) -> Callable[..., Iterator[Row]]:
 
 MEASURED: dict[str, Callable[..., Iterator[Row]]] = {
     "search": search_cost,
-    **{name: _of_arm(name) for name in ARMS},
+    **{name: _of_arm(name) for name, arm in ARMS.items() if not arm.after},
 }
