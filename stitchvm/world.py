@@ -86,7 +86,7 @@ class World(ABC):
         return {}
 
     def evaluation(self, reward: Reward, items: int) -> Evaluation | None:
-        """Whether a reward's job is done, on images that nothing was trained or chosen on.
+        """Whether a reward's job is done, on images that nothing was trained on.
 
         Args:
             reward: Whose job.

@@ -20,13 +20,17 @@ def model(world):
     return ESTIMATORS["tweedie"](world, world.reward("quadratic"), posterior="data")
 
 
-def test_errors_are_those_of_one_image_at_a_time(world, model):
+@pytest.mark.parametrize("posterior", ["data", "prompt"])
+def test_errors_are_those_of_one_image_at_a_time(posterior, world, monkeypatch):
+    monkeypatch.setattr(appraisal, "CHECKED", 5)  # images by which something was chosen
     reward = world.reward("quadratic")
+    model = ESTIMATORS["tweedie"](world, reward, posterior=posterior)
     (level,) = appraisal.accuracy(world, reward, model, 12, (0.5,))
-    shown = list(world.images("held", 12))
-    z_0 = world.backbone.encode(torch.cat([part.x_0 for part in shown]))
-    c = [text for part in shown for text in part.c]
-    c = exchanged(c, 0)
+    shown = list(world.images("held", 17))
+    z_0 = world.backbone.encode(torch.cat([part.x_0 for part in shown])[5:])
+    c = [text for part in shown for text in part.c][5:]
+    if posterior == "data":
+        c = exchanged(c, 0)
     z_t = noise(z_0, torch.tensor(0.5).to(z_0), Streams.of(0, "evaluation", rows=12).normal(z_0))
     x, t = world.backbone.decode(z_0), torch.tensor(0.5).to(z_0)
     off, bar = [], []
