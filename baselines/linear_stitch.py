@@ -36,9 +36,10 @@ def build(
     z_0 = world.draw(c, rng.child("z_0"))
     t = rng.child("t").uniform(z_0.dtype).to(z_0.device)
     z_t = noise(z_0, t, rng.child("eps").normal(z_0))
-    targets = reward.head(world.backbone.decode(z_0), j).map
+    entering = reward.head(world.backbone.decode(z_0), j)
+    targets, cls = entering.map, None if entering.cls is None else entering.cls.mean(0)
     size = (targets.shape[-2], targets.shape[-1])
     features = resize(world.backbone.trunk(z_t, t, i).features, size)
     fit = fit_linear(tokens_of(features), tokens_of(targets))
-    layer = StitchLayer(fit, size).to(z_0)
+    layer = StitchLayer(fit, size, cls).to(z_0)
     return Stitched(world.backbone, i, layer.requires_grad_(requires_grad=False), reward, j)

@@ -55,7 +55,7 @@ class Pair:
         held_r2: Likewise.
         rank: Of the centred features; their number in full rank.
         features: Their number.
-        cost: Of one value, in FLOPs.
+        cost: Of trunk and tail for one latent, in FLOPs; the layer between is left out.
     """
 
     i: int

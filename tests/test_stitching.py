@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from baselines import ESTIMATORS
 from baselines.feature_head import FeatureHead
 from baselines.noisy_student import NoisyStudent
 from baselines.stitched import build as stitched
@@ -22,11 +23,13 @@ from bench.stitch_commands import ARM_NAMES
 from bench.stitching import Job, Workshop
 from bench.worlds.shapes import shapes as shapes_world
 from bench.worlds.shapes.scenes import draw, render
+from stitchvm.backbone import NULL
 from stitchvm.distill import Recipe, distill
 from stitchvm.memo import Shared
 from stitchvm.sample import NU, Sde
 from stitchvm.search import Settings, load
 from stitchvm.stitch import Stitched
+from stitchvm.streams import Streams, derive
 from stitchvm.teacher import Rolled
 
 RECIPE = Recipe(steps=5, batch=8, rate=1e-3, warmup=2)
@@ -349,6 +352,16 @@ def test_training_further_is_training_longer(copied):
     falling = replace(longer, steps=12, schedule="cosine")
     with pytest.raises(ValueError, match="expected a run of"):
         list(copied.train([job], falling, rate=1e-3))
+
+
+def test_after_stage_one_alone_cls_is_the_probes_mean(world):
+    reward = world.reward("clip")
+    found = ESTIMATORS["linear_stitch"](world, reward, i=2, j=2, probes=40)
+    z_t, t = torch.randn(3, *world.backbone.latent), torch.tensor(0.5)
+    assert found(z_t, t, list(world.prompts[:3])).shape == (3,)
+    z_0 = world.draw([NULL] * 40, Streams.of(derive(0, "linear_stitch"), rows=40).child("z_0"))
+    cls = reward.head(world.backbone.decode(z_0), 2).cls.mean(0)
+    torch.testing.assert_close(found.layer.cls, cls)
 
 
 def test_a_latent_stitch_is_blind_to_the_noise_level(copied):

@@ -47,9 +47,13 @@ class Latents:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of z_t, first 16 hex digits."""
-        data = self.z_t.detach().cpu().contiguous().numpy().tobytes()
-        return hashlib.sha256(data).hexdigest()[:16]
+        """Of z_t."""
+        return digest(self.z_t)
+
+
+def digest(z_t: Tensor) -> str:
+    """SHA-256 of noisy latents, first 16 hex digits."""
+    return hashlib.sha256(z_t.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def actual(sigma: float, protocol: Levels, world: World) -> float:

@@ -6,7 +6,6 @@ timed; let the evaluation set judge them, item by item (arXiv:2605.19804, Table 
 An estimator that sees the prompt would be told what it is tested on, and is declined.
 """
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -19,7 +18,7 @@ from bench.cell import Robustness, Spec
 from bench.meter import KINDS, Calls, seconds
 from bench.references import REFERENCES, Ask, Tested, asking
 from bench.resolve import resolve
-from bench.tasks.latents import actual
+from bench.tasks.latents import actual, digest
 from bench.tasks.outcome import Outcome, Phases
 from bench.tasks.value import batches
 from bench.worlds import make as make_world
@@ -155,8 +154,3 @@ def asked(
         )
     each = {kind: counted[kind] / len(z_t) for kind in KINDS}
     return e, {"call_seconds": spent, "call_rows": sizes, "calls": each}
-
-
-def digest(z_t: Tensor) -> str:
-    """SHA-256 of noisy latents, first 16 hex digits."""
-    return hashlib.sha256(z_t.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
