@@ -229,7 +229,7 @@ def _ratios(title: str, panels: list[tuple[str, pd.DataFrame]], level: float) ->
     rows = -(-len(panels) // columns)
     height = 0.8 + rows * (0.5 + 0.32 * len(names))
     out = Figure(figsize=(1.4 + 3.1 * columns, height), layout="constrained")
-    out.suptitle(title, x=0.01, ha="left", color="#333333")
+    drawing.head(out, title)
     axes = out.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axis, (heading, part) in zip(axes.flat, panels, strict=False):
         for k, reward in enumerate(rewards):

@@ -3,6 +3,7 @@
 Figures are objects, never pyplot's: nothing is global and nothing leaks.
 """
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from bench.report.estimators import Style
 
 STYLE = Path(__file__).parent / "paper.mplstyle"
 LEGEND_ROW = 0.15  # inches
+LETTERS = 12.5  # of a title in an inch
 PANELS = 3  # in a row
 FIT = 16  # entries of a legend in a cell of the grid
 SPARE = "spare"  # label of a cell of the grid without a panel
@@ -70,8 +72,14 @@ def figure(
             axis.set_label(SPARE)
         for axis in lowest(axes[:panels]):
             axis.tick_params(labelbottom=True)
-    out.suptitle(title, x=0.01, ha="left", color="#333333")
+    head(out, title)
     return out, axes[:panels]
+
+
+def head(figure: Figure, title: str) -> None:
+    """A title at the left, over as many lines as it needs."""
+    lines = textwrap.fill(title, int(LETTERS * figure.get_figwidth()))
+    figure.suptitle(lines, x=0.01, ha="left", color="#333333")
 
 
 def lowest(axes: list[Axes]) -> list[Axes]:

@@ -286,7 +286,7 @@ def _ranked(cells: pd.DataFrame) -> np.ndarray:
 def scatter(facet: Facet) -> Figure:
     """Both losses against both qualities, a colour for each j."""
     out = Figure(figsize=(7.6, 5.6), layout="constrained")
-    out.suptitle(facet.title, x=0.01, ha="left", color="#333333")
+    drawing.head(out, facet.title)
     axes = out.subplots(2, 2, sharex="col", sharey="row")
     rows = facet.frame
     for (quality, called), line in zip(QUALITIES.items(), axes, strict=True):

@@ -67,7 +67,7 @@ def draw(shown: Pictures) -> Figure:
     with drawing.styled():
         out = Figure(figsize=(MARGIN + INCH * columns, HEAD + INCH * rows))
         out.set_layout_engine("none")
-        out.suptitle(shown.title, x=0.01, ha="left", color="#333333")
+        drawing.head(out, shown.title)
         grid = out.subplots(rows, columns, squeeze=False)
         left, top = MARGIN / out.get_figwidth(), 1 - HEAD / out.get_figheight()
         out.subplots_adjust(left, 0.01, 0.99, top, wspace=0.06, hspace=0.06)
