@@ -115,7 +115,7 @@ class FeatureHead(EmbeddingEstimator):
         for i in self.taps[1:]:
             state = self.backbone.advance(state, i)
             maps.append(state.features)
-        raw = self.head(maps, t.expand(len(z_t)))
+        raw = self.head(maps, t.expand(len(z_t)).to(state.features))
         e = functional.normalize(raw, dim=-1) if self.unit else raw
         return Features(e.new_empty(len(e), 0, 0), e, raw)
 

@@ -6,19 +6,29 @@ what the mean of the posterior cannot see (Jensen): -tr(A Cov(z_0 | z_t)) for z_
 Two ways to make it cheap: `reuse` the velocity that a sampler has computed at z_t anyway - then
 the gradient takes it as a constant (as MPGD does) - and a distilled `tiny` decoder.
 
+The gradient of classic DPS runs through denoiser, decoder and reward.  What its graph keeps is
+most of the memory: with weights that ask for gradients, as `from_pretrained` leaves them, every
+layer's input; frozen, less; recomputed in the backward pass (`checkpointed`), least.
+
 Sources: Chung et al., 2022, arXiv:2209.14687; He et al., 2023, arXiv:2311.16424.
 """
 
-from typing import Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from stitchvm.align.guide import CFG
 from stitchvm.backbone import NULL, Backbone, Prompts, Velocity
 from stitchvm.memo import Remembered
 from stitchvm.path import denoise
 from stitchvm.reward import Features, Reward
 from stitchvm.value import EmbeddingEstimator, Target
 from stitchvm.world import World
+
+Graph = Literal["frozen", "unfrozen", "checkpointed"]
 
 
 class Tweedie(EmbeddingEstimator):
@@ -29,6 +39,7 @@ class Tweedie(EmbeddingEstimator):
         reward: The reward on clean images.
         posterior: `prompt` gives the velocity the prompt, `data` the null prompt.
         velocity: The backbone's own when None.
+        graph: What a gradient keeps: see above.
     """
 
     def __init__(
@@ -37,17 +48,45 @@ class Tweedie(EmbeddingEstimator):
         reward: Reward,
         posterior: Literal["data", "prompt"] = "prompt",
         velocity: Velocity | None = None,
+        graph: Graph = "frozen",
     ) -> None:
         super().__init__()
         self.backbone, self.reward, self.latent = backbone, reward, backbone.latent
         self.velocity = backbone.velocity if velocity is None else velocity
-        self.target = Target(value="mean", posterior=posterior)
+        self.target, self.graph = Target(value="mean", posterior=posterior), graph
+        if graph == "checkpointed":
+            backbone.recompute_blocks()
 
     def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
         """Those of the decoded posterior mean."""
         seen = c if self.target.posterior == "prompt" else [NULL] * len(z_t)
-        x = self.backbone.decode(denoise(z_t, t, self.velocity(z_t, t, seen)))
-        return self.reward.features(x)
+        run = checkpointed if self.graph == "checkpointed" else called
+        with thawed(self if self.graph == "unfrozen" else None):
+            z_0 = denoise(z_t, t, run(self.velocity, z_t, t, seen))
+            return run(self.reward.features, run(self.backbone.decode, z_0))
+
+
+def called(function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
+    """A function of its arguments."""
+    return function(*args)
+
+
+def checkpointed(function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
+    """The same, computed again in the backward pass."""
+    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+
+
+@contextmanager
+def thawed(module: nn.Module | None) -> Iterator[None]:
+    """Let all weights ask for gradients meanwhile, so that the graph keeps every layer's input."""
+    weights = [] if module is None else [w for w in module.parameters() if not w.requires_grad]
+    for weight in weights:
+        weight.requires_grad = True
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad = False
 
 
 def build(
@@ -57,6 +96,8 @@ def build(
     posterior: Literal["data", "prompt"] = "prompt",
     decoder: Literal["full", "tiny"] = "full",
     reuse: bool = False,
+    cfg: float = 1.0,
+    graph: Graph = "frozen",
 ) -> Tweedie:
     """Tweedie in a world.
 
@@ -66,6 +107,8 @@ def build(
         posterior: `prompt` gives the velocity the prompt, `data` the null prompt.
         decoder: The backbone's own, or the world's distilled one.
         reuse: Whether the velocity counts as computed already; the gradient then holds it fixed.
+        cfg: Scale of classifier-free guidance of the velocity; 1 is without.
+        graph: What a gradient keeps.
 
     Raises:
         ValueError: for a tiny decoder in a world without one.
@@ -73,5 +116,5 @@ def build(
     backbone = world.backbone if decoder == "full" else world.tiny
     if backbone is None:
         raise ValueError(f"expected a world with a tiny decoder, got {world.name!r}")
-    velocity = Remembered(backbone.velocity) if reuse else None
-    return Tweedie(backbone, reward, posterior, velocity)
+    velocity: Velocity = world.backbone.velocity if cfg == 1 else CFG(world.backbone.velocity, cfg)
+    return Tweedie(backbone, reward, posterior, Remembered(velocity) if reuse else velocity, graph)

@@ -58,6 +58,14 @@ class Latent(Backbone):
         c = [NULL] * len(state.z_t) if state.c is None else state.c
         return self.inner.velocity(state.z_t, state.t, c)
 
+    def select(self, state: State, rows: Tensor) -> State:
+        """Some rows of a state."""
+        return state.of_rows(rows, None)
+
+    def join(self, first: State, second: State) -> State:
+        """Two states as one batch."""
+        return first.with_rows(second, None)
+
     def trunk_weights(self, i: int) -> dict[str, Tensor]:
         """None: latents of another autoencoder are told apart by their shape alone."""
         del i

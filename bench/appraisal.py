@@ -20,7 +20,7 @@ from bench.interleaved import Clock, interleaved
 from bench.metrics.value import rmse
 from bench.stats import Interval, log_ratio_interval, paired
 from bench.stitching import CHECKED
-from bench.tasks.cost import backward, latents, value
+from bench.tasks.cost import latents, value
 from stitchvm.calibrate import exchanged
 from stitchvm.flops import count_flops
 from stitchvm.path import noise
@@ -161,12 +161,9 @@ def costs(
     rival = tweedie.build(world, reward, posterior="data")
     for batch in batches:
         given = latents(world, batch, 0.5, seed=0)
-        for what, ask, count in (
-            ("value", value, value),
-            ("gradient", value_and_gradient, backward),
-        ):
+        for what, ask in (("value", value), ("gradient", value_and_gradient)):
             calls = {name: partial(ask, e, *given) for name, e in (("a", model), ("b", rival))}
             spent = interleaved(calls, rounds, clock)
-            flops = [count_flops(partial(count, e, *given)) for e in (model, rival)]
+            flops = [count_flops(partial(ask, e, *given)) for e in (model, rival)]
             ratio = log_ratio_interval(spent["a"], spent["b"])
             yield Cost(what, batch, ratio, flops[0] / flops[1])

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Task = Literal["value", "robustness", "interface", "cost"]
+Task = Literal["value", "robustness", "interface", "cost", "align"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
 
@@ -214,13 +214,70 @@ class CostProtocol(Model):
         return f"steps of {self.batch}"
 
 
-AnyProtocol = Protocol | Robustness | InterfaceProtocol | CostProtocol
+class AlignProtocol(Model):
+    """How samples are steered and judged: the `align` task.
+
+    Attributes:
+        kernel: The sampler: `ode`, or an SDE with a nu of that name.
+        steps: Its steps from 1 to 0.
+        shift: Of its time grid.
+        cfg: Scale of classifier-free guidance.
+        share: Whether estimator and sampler share a trunk.
+        samples: Per prompt that is judged; 0 measures costs alone.
+        batch: Latents at once, particles counted.
+        trials: Strengths tried, the same number for every method that has one; 0 takes `strength`.
+        strength: Where trials begin, in units of one over the reward's spread.
+        factor: Between the first trials, and beyond the last while the best is at an end.
+        slack: Share of prompts that may be shown less often than by unsteered samples, at most.
+        tune_samples: Per prompt that strengths are chosen on.
+        drawn: Draws from the tilted target, per prompt.
+        cost_batches: Batch sizes at which a guided step is timed.
+        rounds: Timed rounds; 0 times none.
+        keep: Whether clean latents are kept, for further judges.
+    """
+
+    SHOWN: ClassVar[tuple[str, ...]] = ("kernel",)
+
+    kernel: Literal["ode", "reversal", "flow_grpo", "sigma", "square"] = "square"
+    steps: int = Field(20, ge=1)
+    shift: float = Field(1.0, gt=0)
+    cfg: float = 2.0
+    share: bool = True
+    samples: int = Field(4, ge=0)
+    batch: int = Field(48, ge=1)
+    trials: int = Field(0, ge=0)
+    strength: float = Field(1.0, ge=0)
+    factor: float = Field(4.0, gt=1)
+    slack: float = Field(0.01, ge=0, le=1)
+    tune_samples: int = Field(2, ge=2)
+    drawn: int = Field(64, ge=2)
+    cost_batches: tuple[int, ...] = (1, 8, 16)
+    rounds: int = Field(10, ge=0)
+    keep: bool = False
+
+    @property
+    def size(self) -> str:
+        """How much is measured, in words."""
+        return (
+            f"{self.samples} samples a prompt in {self.steps} steps at guidance {self.cfg:g}, "
+            f"{self.trials} strengths tried on {self.tune_samples} of each other prompt, "
+            f"{self.rounds} timed rounds of a step"
+        )
+
+    @property
+    def place(self) -> str:
+        """Which cell of its estimator this is, in words."""
+        return self.kernel
+
+
+AnyProtocol = Protocol | Robustness | InterfaceProtocol | CostProtocol | AlignProtocol
 
 PROTOCOLS: dict[str, type[AnyProtocol]] = {
     "value": Protocol,
     "robustness": Robustness,
     "interface": InterfaceProtocol,
     "cost": CostProtocol,
+    "align": AlignProtocol,
 }
 
 
@@ -235,6 +292,7 @@ class Spec(Model):
         seed: Of latents and of the estimators' randomness.
         device: Kind of device, `cpu` or `cuda`: seconds and bytes depend on it.
         threads: CPU threads.
+        algorithm: What the estimator is plugged into, of the `align` task.
         schema_version: Of this specification.
     """
 
@@ -247,6 +305,7 @@ class Spec(Model):
     seed: int = 0
     device: str = "cpu"
     threads: int = 1
+    algorithm: Part | None = None
     schema_version: int = SCHEMA
 
     @property
@@ -258,8 +317,10 @@ class Spec(Model):
 def identity(spec: dict[str, Any]) -> str:
     """The id of a specification as plain data.
 
-    A user's file counts by its name and content, not by the folder it lies in.
+    A user's file counts by its name and content, not by the folder it lies in.  Where no
+    algorithm is named, there is none in the digest either.
     """
+    spec = {name: value for name, value in spec.items() if (name, value) != ("algorithm", None)}
     parts = {
         kind: part | {"build": part["build"].rpartition("/")[2]}
         for kind, part in spec.items()

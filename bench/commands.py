@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,7 +95,9 @@ def _planned(
 
 
 @click.command(epilog="Example: stitchbench ls estimators")
-@click.argument("kind", type=click.Choice(["worlds", "estimators", "suites", "metrics"]))
+@click.argument(
+    "kind", type=click.Choice(["worlds", "estimators", "algorithms", "suites", "metrics"])
+)
 @careful
 def ls(kind: str) -> None:
     """List what suites can name."""
@@ -117,11 +119,17 @@ def _listed(kind: str) -> Iterator[tuple[str, str]]:
             yield name, f"{metric.about} [{metric.unit}]"
         for name, figure in FIGURES.items():
             yield name, f"{figure.about} [{'%' if figure.percent else '1'}]"
+    elif kind == "algorithms":
+        from bench.algorithms import ALGORITHMS  # noqa: PLC0415 - imports torch
+
+        for name, algorithm in ALGORITHMS.items():
+            yield name, (algorithm.__doc__ or "").strip().partition("\n")[0]
     else:
         from baselines import ESTIMATORS  # noqa: PLC0415 - imports torch
         from bench.worlds import WORLDS  # noqa: PLC0415
 
-        for name, build in (ESTIMATORS if kind == "estimators" else WORLDS).items():
+        known: Mapping[str, Callable[..., Any]] = ESTIMATORS if kind == "estimators" else WORLDS
+        for name, build in known.items():
             about = sys.modules[build.__module__].__doc__ or ""
             yield name, " ".join(about.strip().partition("\n\n")[0].split())
 

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stitchvm.backbone import Backbone
+from stitchvm.memo import Shared, SharedTrunk
 from stitchvm.reward import Reward
 
 KINDS = ("velocity", "trunk", "blocks", "decode", "reward", "tail")
@@ -65,9 +66,12 @@ class Calls:
         self._inside = False
 
     def watch(self, module: nn.Module) -> None:
-        """Count calls of every backbone and reward in a module, itself included."""
+        """Count calls of every backbone and reward in a module, itself included.
+
+        What a memory of a backbone is asked for is not counted, but what it asks for.
+        """
         for part in module.modules():
-            if id(part) in self._watched:
+            if id(part) in self._watched or isinstance(part, Shared | SharedTrunk):
                 continue
             for kind, watches in ((Backbone, BACKBONE), (Reward, REWARD)):
                 if isinstance(part, kind):

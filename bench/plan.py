@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.cell import PROTOCOLS, Cell, Part, Spec, digest, label
 from bench.resolve import UnknownName, complete, resolve, source_digest, weights_of
-from bench.suite import PARTS, Fields, Suite, combinations, validated
+from bench.suite import ALGORITHM, PARTS, Fields, Suite, combinations, validated
 
 if TYPE_CHECKING:
     from stitchvm.world import World
@@ -94,17 +94,19 @@ def _cell(
     quick: bool,
 ) -> Cell:
     """One cell from its field values."""
+    from bench.algorithms import ALGORITHMS  # noqa: PLC0415
     from bench.tasks import ESTIMATORS  # noqa: PLC0415 - imports torch
     from bench.worlds import WORLDS, make, reward_of  # noqa: PLC0415
 
-    for name in PARTS:
+    parts = (*PARTS, *ALGORITHM.get(suite.task, ()))
+    for name in parts:
         if name not in fields:
             raise ValueError(f"suite {suite.name!r}: expected a {name}, got none")
     world = part(fields["world"], WORLDS, "world")
     if (key := world.model_dump_json()) not in worlds:
         worlds[key] = make(world)
     built = worlds[key]
-    given = {k: v for k, v in fields.items() if k not in PARTS}
+    given = {k: v for k, v in fields.items() if k not in parts}
     protocol = validated(PROTOCOLS[suite.task], given, f"suite {suite.name!r}")
     reward = part(fields["reward"], dict.fromkeys(built.rewards, built.reward), "reward")
     known = ESTIMATORS[suite.task]
@@ -112,6 +114,9 @@ def _cell(
     if weights := weights_of(resolve(estimator.build, known, "estimator")):
         which = weights(built, reward_of(reward, built), **estimator.settings)
         estimator = estimator.model_copy(update={"digest": which})
+    algorithm = None
+    if "algorithm" in parts:
+        algorithm = part(fields["algorithm"], ALGORITHMS, "algorithm")
     spec = Spec(
         task=suite.task,
         world=world.model_copy(update={"digest": built.digest}),
@@ -119,9 +124,12 @@ def _cell(
         estimator=estimator,
         protocol=protocol,
         prompts=digest(built.prompts),
+        algorithm=algorithm,
         **shared,
     )
     coordinates = {kind: label(fields[kind]) for kind in ("estimator", "world", "reward")}
+    if algorithm is not None:
+        coordinates |= {"algorithm": label(fields["algorithm"])}
     for name in protocol.SHOWN:
         coordinates[name] = str(getattr(protocol, name))
     coordinates["variant"] = ""

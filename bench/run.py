@@ -90,7 +90,7 @@ def run(
         else:
             set_threads(threads)
             status, reason = measure(cell, attempt, store, device, isolation)
-        counts[status] += 1
+        counts["ok" if status == "ok" else "error"] += 1
         spent = time.perf_counter() - start
         tell(Progress(cell, index, len(missing), status, reason, spent))
     return counts
@@ -135,6 +135,7 @@ def measure(
         start: When its process was started, if it has one of its own (`time.monotonic`).
     """
     from bench.tasks import TASKS, Outcome  # noqa: PLC0415 - imports torch
+    from stitchvm.sample import Diverged  # noqa: PLC0415
 
     began = time.monotonic()
     record = _record(cell, device, isolation)
@@ -142,7 +143,8 @@ def measure(
     try:
         outcome = TASKS[cell.spec.task](cell.spec, device)
     except Exception as error:
-        status, reason = "error", f"{type(error).__name__}: {error}"
+        status = "diverged" if isinstance(error, Diverged) else "error"
+        reason = f"{type(error).__name__}: {error}"
         (attempt / LOG).write_text(traceback.format_exc())
     phases = outcome.phases | {"start": 0.0 if start is None else began - start}
     record |= {

@@ -88,6 +88,17 @@ class CostRow(BaseModel):
     against_peak: dict[str, int | None] | None
 
 
+class AlignRow(BaseModel):
+    """The same of samples that were made one way, or of a step that was timed."""
+
+    phase: str
+    metrics: dict[str, list[float | None]]
+
+
+class _AlignRows(BaseModel):
+    rows: list[AlignRow]
+
+
 class _Rows(BaseModel):
     rows: list[Row]
 
@@ -109,6 +120,7 @@ ROWS: dict[str, type[BaseModel]] = {
     "robustness": _TestedRows,
     "interface": _InterfaceRows,
     "cost": _CostRows,
+    "align": _AlignRows,
 }
 
 

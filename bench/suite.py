@@ -23,8 +23,12 @@ from bench.resolve import UnknownName
 
 M = TypeVar("M", bound=Model)
 PARTS = ("world", "reward", "estimator")
-FIELDS = {task: (*PARTS, *protocol.model_fields) for task, protocol in PROTOCOLS.items()}
-LISTS = ("sigmas", "entries", "batches")  # fields whose value is a list
+ALGORITHM = {"align": ("algorithm",)}  # a part as well, of one task
+FIELDS = {
+    task: (*PARTS, *ALGORITHM.get(task, ()), *protocol.model_fields)
+    for task, protocol in PROTOCOLS.items()
+}
+LISTS = ("sigmas", "entries", "batches", "cost_batches")  # fields whose value is a list
 
 
 class Suite(Model):

@@ -3,6 +3,7 @@
 trunk(z_t, t, i, c).features = u^{<=i}(z_t)         the left half of Eq. 6
 advance(trunk(z_t, t, i, c), k) == trunk(z_t, t, k, c)
 resume(trunk(z_t, t, i, c)) == velocity(z_t, t, c)
+select(join(a, b), rows of b) == b
 """
 
 from abc import ABC, abstractmethod
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Prompts = Sequence[str]
@@ -37,6 +39,27 @@ class State:
     t: Tensor
     c: Prompts | None
     hidden: Any
+
+    def of_rows(self, rows: Tensor, hidden: Any) -> "State":
+        """The state of some rows (n,), whose hidden part the backbone has selected."""
+        t = self.t if self.t.ndim == 0 else self.t[rows]
+        c = None if self.c is None else [self.c[row] for row in rows.tolist()]
+        return State(self.features[rows], self.i, self.z_t[rows], t, c, hidden)
+
+    def with_rows(self, other: "State", hidden: Any) -> "State":
+        """This state and another as one batch, whose hidden part the backbone has joined.
+
+        Raises:
+            ValueError: if they are not after the same block.
+        """
+        if self.i != other.i:
+            raise ValueError(f"expected states after one block, got {self.i} and {other.i}")
+        times = torch.cat([s.t.expand(len(s.z_t)) for s in (self, other)])
+        c = [text for s in (self, other) for text in ([NULL] * len(s.z_t) if s.c is None else s.c)]
+        features, z_t = (
+            torch.cat([getattr(s, name) for s in (self, other)]) for name in ("features", "z_t")
+        )
+        return State(features, self.i, z_t, times, c, hidden)
 
 
 class Backbone(nn.Module, ABC):
@@ -68,8 +91,23 @@ class Backbone(nn.Module, ABC):
         """The rest of the velocity from a state, (B, *latent)."""
 
     @abstractmethod
+    def select(self, state: State, rows: Tensor) -> State:
+        """Some rows (n,) of a state, in that order; a row may come more than once."""
+
+    @abstractmethod
+    def join(self, first: State, second: State) -> State:
+        """Two states after the same block as one batch, the rows of the first first.
+
+        Raises:
+            ValueError: if they are not after the same block.
+        """
+
+    @abstractmethod
     def trunk_weights(self, i: int) -> dict[str, Tensor]:
         """The weights that `trunk` uses up to block i, by name."""
+
+    def recompute_blocks(self) -> None:
+        """From now on, compute blocks again in the backward pass, if there are any."""
 
     def null_text(self) -> dict[str, Tensor]:
         """The null prompt's embedding, without which `trunk` needs a text encoder; none: {}."""

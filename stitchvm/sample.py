@@ -127,6 +127,10 @@ class Sde(Sampler):
         return Normal(z_t - step * drift, nu * step.sqrt())
 
 
+class Diverged(ArithmeticError):
+    """Latents that are not finite, with the step that made them."""
+
+
 class Step(NamedTuple):
     """Where a trajectory is: time () or (B,) and latents (B, *latent)."""
 
@@ -148,14 +152,21 @@ def trajectory(
 
     Raises:
         ValueError: if a stochastic sampler comes without rng.
+        Diverged: if a step ends in latents that are not finite.
     """
     if sampler.stochastic and rng is None:
         raise ValueError(f"expected rng: {type(sampler).__name__} is stochastic; got None")
     times = times.to(z.device)  # not the dtype: in bfloat16 neighbouring times would be equal
     yield Step(times[0], z)
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
         kernel = sampler.transition(z, t, s, c)
-        z = kernel.mean if rng is None or not sampler.stochastic else kernel.draw(rng)
+        last, z = z, kernel.mean if rng is None or not sampler.stochastic else kernel.draw(rng)
+        if not bool(z.isfinite().all()):
+            raise Diverged(
+                f"expected finite latents, got {int((~z.isfinite()).sum())} values that are not "
+                f"after step {k} of {len(times) - 1} (t = {float(s.max()):.3g}), from latents of "
+                f"norm {float(last.flatten(1).norm(dim=1).max()):.3g} at most"
+            )
         yield Step(s, z)
 
 

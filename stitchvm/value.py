@@ -190,5 +190,7 @@ def value_and_gradient(
     with torch.enable_grad():
         z_t = z_t.detach().requires_grad_()
         value = estimator(z_t, t, c, rng)
-        (gradient,) = torch.autograd.grad(value.sum(), z_t)
-    return Valued(value.detach(), gradient)
+        value.sum().backward(inputs=[z_t])  # not autograd.grad: FLOP counters cannot follow it
+    if z_t.grad is None:
+        raise ValueError(f"expected a value that depends on z_t, got {type(estimator).__name__}'s")
+    return Valued(value.detach(), z_t.grad)

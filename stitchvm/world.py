@@ -50,6 +50,8 @@ class World(ABC):
         rewards: Names of its rewards.
         prompts: Its prompts, in a fixed order.
         digest: Identity of its weights and data.
+        judges: Names of rewards that nothing is trained on or steered by.
+        tuning: Prompts to choose settings on, none of which is among `prompts`.
     """
 
     name: str
@@ -58,6 +60,8 @@ class World(ABC):
     rewards: tuple[str, ...]
     prompts: tuple[str, ...]
     digest: str
+    judges: tuple[str, ...] = ()
+    tuning: tuple[str, ...] = ()
 
     @abstractmethod
     def reward(self, name: str) -> Reward:
@@ -111,6 +115,30 @@ class World(ABC):
     @abstractmethod
     def pictures(self, z_0: Tensor) -> Tensor | None:
         """Clean latents as people see them, (B, 3, H, W) in [-1, 1]; None where that is noise."""
+
+    @abstractmethod
+    def seen(self, z_0: Tensor) -> Tensor:
+        """What distances between clean latents are measured on, (B, D)."""
+
+    def correct(self, z_0: Tensor, c: Prompts) -> Tensor | None:
+        """Whether each clean latent shows its prompt, (B,); None where nobody can tell."""
+        del z_0, c
+        return None
+
+    def kinds(self, c: Prompts) -> list[str]:
+        """What kind of prompt each is."""
+        return [""] * len(c)
+
+    def tilted_seen(self, reward: Reward, c: str, lam: float, rng: Streams) -> Tensor | None:
+        """Draws from p*(z_0 | c) ~ p(z_0 | c) exp(lambda r), one per stream, as `seen` sees them.
+
+        None where nobody can draw.
+
+        Raises:
+            ValueError: if no such target exists.
+        """
+        del reward, c, lam, rng
+        return None
 
     @abstractmethod
     def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:

@@ -53,7 +53,9 @@ def record_of(store: Store, cell) -> Path:
 def test_records_hold_what_a_reader_needs(full, cells):
     record = json.loads(record_of(full, cells[2]).read_bytes())
     assert record["id"] == cells[2].id
-    settings = {"posterior": "prompt", "decoder": "full", "reuse": False}
+    settings = {
+        "posterior": "prompt", "decoder": "full", "reuse": False, "cfg": 1.0, "graph": "frozen"
+    }  # fmt: skip
     assert record["spec"]["estimator"] == {
         "build": "tweedie", "settings": settings, "source": None, "digest": None
     }  # fmt: skip

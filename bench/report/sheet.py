@@ -18,6 +18,7 @@ from bench.report.measured import provenance
 from bench.report.typeset import latex, markdown
 
 Failures = Iterable[Mapping[str, Any]]
+MANY, LISTED = ("_by_picture", "_by_prompt"), ("kinds", "log", "prompts", "pictures")
 WIDE = 6.0  # inches: from there on a figure takes the width of the page
 
 
@@ -108,7 +109,7 @@ def write_tables(
 ) -> list[Path]:
     """Write each table as md and tex, and rows.csv with every digit; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    plain = frame[[name for name in frame.columns if not str(name).endswith("_by_picture")]]
+    plain = frame[[name for name in frame.columns if not _many(str(name))]]
     files = {"rows.csv": plain.to_csv(index=False, lineterminator="\n")}
     for facet in sheet.split(frame, failures):
         for table in sheet.tables(facet):
@@ -120,6 +121,11 @@ def write_tables(
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
     return [folder / name for name in files]
+
+
+def _many(name: str) -> bool:
+    """Whether a column holds many numbers a row."""
+    return name.endswith(MANY) or name in LISTED
 
 
 def figures(sheet: Sheet, facet: Facet) -> list[Drawn]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from bench import frame as values
 from bench import robustness
 from bench.report import cost, interface, page, pictures, plots, sheet, tables
+from bench.report.align import sheet as align
 from bench.report.robustness import plots as robust_plots
 from bench.report.robustness import tables as robust_tables
 from bench.report.robustness.write import write
@@ -83,6 +84,7 @@ VIEWS: dict[str, View] = {
     ),
     "interface": _of_sheet(interface.SHEET),
     "cost": _of_sheet(cost.SHEET),
+    "align": _of_sheet(align.SHEET)._replace(report=align.report),
 }
 
 

@@ -65,10 +65,9 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
 
 
 class Asked(NamedTuple):
-    """A call to be timed, the same call for counting FLOPs, and tensors that were there before."""
+    """A call to be timed, and tensors that were there before."""
 
     call: Call
-    counted: Call
     standing: list[Tensor]
 
 
@@ -107,7 +106,7 @@ class Place:
         """
         calls = {name: asked.call for name, asked in pair.items()}
         spent = interleaved(calls, self.protocol.rounds, clock_of(self.device))
-        flops = [count_flops(asked.counted) for asked in pair.values()]
+        flops = [count_flops(asked.call) for asked in pair.values()]
         peaks = [
             peak_bytes(asked.call, self.device, iter(asked.standing)) for asked in pair.values()
         ]
@@ -198,7 +197,7 @@ def step_cost(place: Place, job: Job) -> Row:
     pair = {}
     for name, student, run in zip(names, students, runs, strict=True):
         step = partial(next, run)
-        pair[name] = Asked(step, step, list(student.state_dict().values()))
+        pair[name] = Asked(step, list(student.state_dict().values()))
     return place.compared("step", batch, pair)
 
 
@@ -208,14 +207,10 @@ def value_costs(place: Place, job: Job, batch: int) -> Iterator[Row]:
     model = place.begin(job).requires_grad_(requires_grad=False)
     tweedie = baselines.ESTIMATORS["tweedie"](world, world.reward(job.reward), posterior="data")
     given = latents(world, batch, place.protocol.sigma, place.seed)
-    for what, ask, count in (
-        ("value", value, value),
-        ("gradient", value_and_gradient, backward),
-    ):
+    for what, ask in (("value", value), ("gradient", value_and_gradient)):
         pair = {
             name: Asked(
                 partial(ask, estimator, *given),
-                partial(count, estimator, *given),
                 [*given[:2], *estimator.state_dict().values()],
             )
             for name, estimator in ((what, model), ("Tweedie, null prompt", tweedie))
@@ -227,11 +222,6 @@ def value_costs(place: Place, job: Job, batch: int) -> Iterator[Row]:
 def value(estimator: ValueEstimator, z_t: Tensor, t: Tensor, c: list[str]) -> Tensor:
     """The value alone, (B,)."""
     return estimator(z_t, t, c)
-
-
-def backward(estimator: ValueEstimator, z_t: Tensor, t: Tensor, c: list[str]) -> None:
-    """The value and its gradient as the FLOP counter can follow them: it refuses autograd.grad."""
-    estimator(z_t.detach().requires_grad_(), t, c).sum().backward()
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ A truncated transformer has the first blocks alone: it has a trunk and no veloci
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -28,12 +28,24 @@ class Stream(NamedTuple):
     Attributes:
         h: Image tokens, (B, H W, D), row by row.
         text: Text tokens, (B, L, D); None after a last block that drops them.
-        conditioning: What every block gets besides, the time embedding first.
+        conditioning: What every block gets besides, the time embedding (B, D) first; the rest is
+            the same for all rows.
     """
 
     h: Tensor
     text: Tensor | None
     conditioning: tuple[Any, ...]
+
+    @property
+    def of_rows(self) -> tuple[Tensor | None, ...]:
+        """What each row has of its own."""
+        return self.h, self.text, self.conditioning[0]
+
+    def map(self, function: Callable[[Tensor], Any]) -> "Stream":
+        """A function of what each row has of its own."""
+        temb, *rest = self.conditioning
+        h, text = function(self.h), None if self.text is None else function(self.text)
+        return Stream(h, text, (function(temb), *rest))
 
 
 class PipelineBackbone(Backbone):
@@ -158,6 +170,20 @@ class PipelineBackbone(Backbone):
         stream = self._run(self.blocks[state.i :], state.hidden)
         return self.leave(stream).to(state.z_t.dtype)
 
+    def select(self, state: State, rows: Tensor) -> State:
+        """Some rows of a state."""
+        return state.of_rows(rows, state.hidden.map(lambda x: x[rows]))
+
+    def join(self, first: State, second: State) -> State:
+        """Two states as one batch.
+
+        Raises:
+            ValueError: if they are not after the same block.
+        """
+        pairs = zip(first.hidden.of_rows, second.hidden.of_rows, strict=True)
+        joined = iter([torch.cat([a, b]) for a, b in pairs if a is not None and b is not None])
+        return first.with_rows(second, first.hidden.map(lambda _: next(joined)))
+
     def trunk_weights(self, i: int) -> dict[str, Tensor]:
         """All of the transformer but blocks after i and what follows the last one.
 
@@ -172,6 +198,12 @@ class PipelineBackbone(Backbone):
             for name, weight in self.transformer.named_parameters()
             if id(weight) not in left_out and not name.startswith(AFTER)
         }
+
+    def recompute_blocks(self) -> None:
+        """From now on, compute blocks of transformer and decoders again in the backward pass."""
+        for part in (self.transformer, self.vae, self.decoder):
+            if part is not None and part._supports_gradient_checkpointing:
+                part.enable_gradient_checkpointing()
 
     def null_text(self) -> dict[str, Tensor]:
         """As `Texts.save_null` stores it."""

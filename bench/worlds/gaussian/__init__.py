@@ -178,6 +178,16 @@ class GaussianWorld(World):
     def pictures(self, z_0: Tensor) -> None:
         """None: a Gaussian decodes to noise."""
 
+    def seen(self, z_0: Tensor) -> Tensor:
+        """The latent itself, flat."""
+        return z_0.flatten(1)
+
+    def tilted_seen(self, reward: Reward, c: str, lam: float, rng: Streams) -> Tensor | None:
+        """Exact draws; None for a foreign reward."""
+        if not isinstance(reward, GaussianReward):
+            return None
+        return self.tilted(reward, c, lam).sample(rng).flatten(1)
+
     def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:
         """The exact value; None for the `model` posterior or a foreign reward: no closed form."""
         if target.posterior == "model" or not isinstance(reward, GaussianReward):

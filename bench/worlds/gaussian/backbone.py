@@ -103,6 +103,26 @@ class GaussianBackbone(Backbone):
         rows, work = len(state.z_t), state.hidden
         return self._go_on(work, rows, state.c, state.i, self.depth).velocity
 
+    def select(self, state: State, rows: Tensor) -> State:
+        """Some rows of a state."""
+        size = len(state.z_t)
+        noised = state.hidden.noised.spread(size).map(lambda x: x[rows])
+        done = (x if x is None else x[rows] for x in state.hidden[1:])
+        return state.of_rows(rows, Work(noised, *done))
+
+    def join(self, first: State, second: State) -> State:
+        """Two states as one batch.
+
+        Raises:
+            ValueError: if they are not after the same block.
+        """
+        a, b = (state.hidden.noised.spread(len(state.z_t)) for state in (first, second))
+        done = (
+            x if x is None else torch.cat([x, y])
+            for x, y in zip(first.hidden[1:], second.hidden[1:], strict=True)
+        )
+        return first.with_rows(second, Work(a.followed_by(b), *done))
+
     def trunk_weights(self, i: int) -> dict[str, Tensor]:
         """All of the mixture, whatever i."""
         del i

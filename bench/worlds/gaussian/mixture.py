@@ -9,6 +9,7 @@ Latents are flat here, (B, d); weights are per row, (B, K), because prompts chan
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -115,6 +116,19 @@ class Noised:
         square = square + a**2 * m.square().sum(-1)
         floors = a**2 * mixture.floors + t**2
         return cls(mixture, z_t, t, floors, a[..., None] ** 2 * mixture.spikes, along, square)
+
+    def spread(self, rows: int) -> "Noised":
+        """The same, with a row each where all rows share one."""
+        return self.map(lambda x: x.expand(rows, *x.shape[1:]))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Noised":
+        """A function of everything that has rows."""
+        return Noised(self.mixture, *(function(getattr(self, f.name)) for f in fields(self)[1:]))
+
+    def followed_by(self, other: "Noised") -> "Noised":
+        """The rows of both, which must have all rows of their own."""
+        theirs = iter([getattr(other, f.name) for f in fields(other)[1:]])
+        return self.map(lambda x: torch.cat([x, next(theirs)]))
 
     def log_density(self) -> Tensor:
         """Log N(z_t; a m_k, S_k), (B, K)."""

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from bench.worlds.shapes.bank import Bank
+from bench.worlds.shapes.bank import Bank, pick
 from bench.worlds.shapes.banks import Banks
 from bench.worlds.shapes.captions import parse, possible, seen, told
 from bench.worlds.shapes.evaluation import EVALUATIONS
@@ -16,6 +16,7 @@ from bench.worlds.shapes.quiet import quietly
 from bench.worlds.shapes.reference import Reference, ReferenceTruth
 from bench.worlds.shapes.reference import load as load_reference
 from bench.worlds.shapes.scenes import draw, render
+from bench.worlds.shapes.verifier import correct
 from bench.worlds.shapes.weights import verify
 from stitchvm.backbone import NULL, Backbone, Prompts
 from stitchvm.evaluation import Evaluation
@@ -80,6 +81,7 @@ class ShapesWorld(World):
         self.tiny = self.backbone.with_decoder(tiny)
         self.members, self.prompt_members = members, prompt_members
         self.prompts = prompt_set(prompts, per_kind)  # type: ignore[arg-type]
+        self.tuning = prompt_set("tune", per_kind) if prompts == "eval" else ()
         self._rewards: dict[str, ClipTower] = {}
         towers = {t: lambda t=t: self.reward(t) for t in dict.fromkeys(TOWERS.values())}
         self.banks = Banks(self.backbone, towers, folder / "banks", self.version)
@@ -166,6 +168,26 @@ class ShapesWorld(World):
     def pictures(self, z_0: Tensor) -> Tensor:
         """Decoded, (B, 3, 32, 32)."""
         return self.backbone.decode(z_0).clamp(-1, 1)
+
+    @torch.no_grad()
+    def seen(self, z_0: Tensor) -> Tensor:
+        """CLIP's embedding of the decoded picture, of unit length, (B, D)."""
+        return embedded(self, self.reward("clip"), z_0)
+
+    def correct(self, z_0: Tensor, c: Prompts) -> Tensor:
+        """What the verifier says of the decoded picture."""
+        return correct(self.pictures(z_0), c)
+
+    def kinds(self, c: Prompts) -> list[str]:
+        """As GenEval has them."""
+        return [parse(text).kind for text in c]
+
+    def tilted_seen(self, reward: Reward, c: str, lam: float, rng: Streams) -> Tensor:
+        """Members of the prompt's bank, weighted by exp(lambda r)."""
+        bank = self.bank("prompt", c)
+        r = BankTruth(self, reward, Target("soft", "prompt", lam)).rewards(bank, c)
+        p = (bank.log_weights + lam * r).softmax(0)
+        return bank.embeddings[TOWERS["clip"]][pick(p.expand(len(rng), -1), rng)]
 
     def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:
         """The value under the bank's posterior; of the `model`, what was rolled out, or None."""

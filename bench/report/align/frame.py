@@ -1,0 +1,106 @@
+"""The tidy frame of `align` cells: one row per set of samples, and per timed step.
+
+Columns: `cell attempt suite ...`; the coordinates; `estimator_build`, `estimator.<setting>` and
+`algorithm.<setting>`; `phase` (unsteered tune, unsteered, tune, eval, cost); `strength`, `lam`,
+the `spread` whose inverse is the unit of strengths; `chosen` and `interior` of trials; all metrics
+with `_lo`, `_hi` and `_by_prompt`; `seconds` a sample and `calls_<kind>`; of timed steps `batch`,
+`step_seconds`, ratios `over_unsteered` and `over_classic` with intervals, and those of FLOPs and
+of peak bytes.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.frame import latest, provenance, spread
+from bench.stats import log_ratio_interval, mean_interval, median_interval
+
+CLASSIC = "classic DPS"
+YARDSTICKS = {"over_unsteered": "unsteered", "over_classic": CLASSIC}
+SAMPLES = ("strength", "lam", "spread", "samples", "nonfinite", "diverged", "feasible", "judge")
+
+
+def load(store: str | Path) -> pd.DataFrame:
+    """The frame of a store's latest ok attempts; unreadable records are warned of.
+
+    Raises:
+        ValueError: if there is no store.
+    """
+    return tidy(latest(store, "align"))
+
+
+def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The frame of some records; failed cells have no rows."""
+    rows = [row for record in records if record["status"] == "ok" for row in _rows(record)]
+    return pd.DataFrame(rows)
+
+
+def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    spec = record["spec"]
+    shared = provenance(record) | {
+        "algorithm_build": spec["algorithm"]["build"],
+        **{f"algorithm.{k}": v for k, v in spec["algorithm"]["settings"].items()},
+        **{k: spec["protocol"][k] for k in ("steps", "cfg", "trials")},
+    }
+    trials = [row for row in record["rows"] if row["phase"] == "tune"]
+    tried = sorted(row["strength"] for row in trials)
+    final = [row["strength"] for row in record["rows"] if row["phase"] == "eval"]
+    for row in record["rows"]:
+        if row["phase"] == "cost":
+            yield shared | {"phase": "cost"} | _step(row)
+            continue
+        mine = row["phase"] == "tune" and row["strength"] in final
+        inside = bool(tried) and tried[0] < row["strength"] < tried[-1] if mine else None
+        yield shared | _samples(row) | {"chosen": mine, "interior": inside}
+
+
+def _samples(row: dict[str, Any]) -> dict[str, Any]:
+    """A set of samples: what it is worth and what it took."""
+    found = {name: row.get(name) for name in ("phase", *SAMPLES)}
+    found |= {"kinds": row.get("kinds"), "log": row.get("log"), "prompts": row.get("prompts")}
+    for name, x in row["metrics"].items():
+        numbers = np.array(x, dtype=float)
+        found[f"{name}_by_prompt"] = numbers
+        found |= spread(name, mean_interval(numbers))
+    if row.get("seconds"):
+        each = np.array(row["seconds"]) / np.array(row["rows"])
+        found |= spread("seconds", median_interval(each))
+        found["seconds_all"] = float(np.sum(row["seconds"])) / row["samples"]
+        found |= {f"calls_{kind}": number for kind, number in row["calls"].items()}
+    return found
+
+
+def _step(row: dict[str, Any]) -> dict[str, Any]:
+    """A guided step beside an unsteered one and one of classic DPS."""
+    found: dict[str, Any] = {"batch": row["batch"], "unit": row["unit"]}
+    guided = row["step_seconds"]["guided"]
+    found |= spread("step", median_interval(guided))
+    for name, other in YARDSTICKS.items():
+        found |= spread(name, log_ratio_interval(guided, row["step_seconds"][other]))
+        found[f"{name}_flops"] = row["flops"]["guided"] / row["flops"][other]
+        theirs = _bytes(row["peaks"][other])
+        found[f"{name}_memory"] = _bytes(row["peaks"]["guided"]) / theirs if theirs else np.nan
+    found["memory"] = _bytes(row["peaks"]["guided"])
+    found["classic_memory"] = _bytes(row["peaks"][CLASSIC])
+    found["gflop"] = row["flops"]["guided"] / 1e9
+    found |= {f"calls_{kind}": number for kind, number in row["calls"].items()}
+    return found
+
+
+def _bytes(peak: dict[str, int | None]) -> float:
+    return np.nan if peak["live"] is None else float(peak["live"])
+
+
+def judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """The samples that count: of each method, and unsteered ones of the algorithm `sample`."""
+    plain = (frame["phase"] == "unsteered") & (frame["algorithm_build"] == "sample")
+    return frame[(frame["phase"] == "eval") | plain]
+
+
+def unsteered_of(frame: pd.DataFrame, row: pd.Series) -> pd.Series | None:
+    """The unsteered samples of the same cell: the same sampler, prompts and noise."""
+    rows = frame[(frame["cell"] == row["cell"]) & (frame["phase"] == "unsteered")]
+    return None if rows.empty else rows.iloc[0]

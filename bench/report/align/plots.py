@@ -1,0 +1,208 @@
+"""Figures of the align task."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench.report import drawing
+from bench.report.align.frame import judged
+from bench.report.align.tables import name_of
+from bench.report.estimators import HUES, MARKERS, SPARE, Style
+from bench.report.facets import Facet
+from bench.report.sheet import Drawn
+
+SCALES = {"target": ("target reward", 1.0), "correct": ("shows the prompt, %", 100.0),
+          "pick": ("held-out judge", 1.0)}  # fmt: skip
+COLOURS = tuple(dict.fromkeys([HUES["stitched"], "#d55e00", "#0072b2", "#e69f00", "#cc79a7",
+                               "#56b4e9", "#882255", "#b8a100", *SPARE]))  # fmt: skip
+INCH = 0.62  # of a picture
+PLAIN = Style("#000000", "X", "none")
+CAPTIONS = {
+    "quality": "What samples are worth against what they take. Lines: the strengths that were "
+    "tried, on prompts of their own; filled: the chosen strength on prompts that nothing was "
+    "chosen on, with 95 % intervals; crosses: unsteered samples there.",
+    "tuning": "Every strength that was tried; ringed: the chosen one. Dashed: unsteered samples "
+    "of these prompts.",
+    "steps": "A guided step over an unsteered one, timed in turns, with 95 % intervals, what "
+    "FLOPs predict (open), and live memory.",
+    "particles": "Effective share of particles and distinct ancestors left, means over samples.",
+    "samples": "One sample of each of the first prompts, the same noise for every method.",
+}
+
+
+def figures(facet: Facet) -> list[Drawn]:
+    """All figures of a facet, those that have something to show."""
+    rows = facet.frame
+    there = {
+        "quality": len(judged(rows)) > 1,
+        "tuning": (rows["phase"] == "tune").any(),
+        "steps": (rows["phase"] == "cost").any(),
+        "particles": any(isinstance(log, list) and log for log in judged(rows)["log"]),
+        "samples": "pictures" in rows and rows["pictures"].notna().any(),
+    }
+    return [
+        Drawn(name, CAPTIONS[name], draw(facet)) for name, draw in DRAWS.items() if there[name]
+    ]
+
+
+def looks(rows: pd.DataFrame) -> dict[str, Style]:
+    """One look for each method."""
+    names = list(dict.fromkeys(rows["estimator"]))
+    return {
+        str(name): Style(COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], "-")
+        for k, name in enumerate(names)
+    }
+
+
+def _shown(rows: pd.DataFrame) -> list[str]:
+    return [m for m in SCALES if f"{m}_by_prompt" in rows and rows[m].notna().any()]
+
+
+def quality(facet: Facet) -> Figure:
+    """Target, judge and verifier against seconds."""
+    rows, look = facet.frame, looks(facet.frame)
+    shown = _shown(rows)
+    out, axes = drawing.figure(f"{facet.title}: worth against time", len(shown), share_y="none")
+    plain = rows[rows["phase"] == "unsteered"].drop_duplicates(["kernel", "steps"])
+    for axis, metric in zip(axes, shown, strict=True):
+        title, scale = SCALES[metric]
+        axis.set_xscale("log")
+        trials = rows[(rows["phase"] == "tune") & rows[metric].notna()].sort_values("strength")
+        for name, part in trials.groupby("estimator", sort=False):
+            axis.plot(part["seconds_all"], scale * part[metric], color=look[str(name)].colour,
+                      marker=".", markersize=3, linewidth=0.7, alpha=0.6)  # fmt: skip
+        for _, row in rows[rows["phase"] == "eval"].iterrows():
+            _point(axis, row, metric, scale, look[str(row["estimator"])], name_of(row))
+        for _, row in plain.iterrows():
+            _point(axis, row, metric, scale, PLAIN, f"unsteered, {row['kernel']}")
+        axis.set_title(title)
+    drawing.label(out, axes, "seconds per sample", "")
+    drawing.legend(out, axes, columns=2)
+    return out
+
+
+def _point(axis: Axes, row: pd.Series, metric: str, scale: float, style: Style, name: str) -> None:
+    ends = [[scale * (row[metric] - row[f"{metric}_lo"])],
+            [scale * (row[f"{metric}_hi"] - row[metric])]]  # fmt: skip
+    axis.errorbar([row["seconds_all"]], [scale * row[metric]], yerr=np.maximum(ends, 0),
+                  color=style.colour, marker=style.marker, markersize=5, elinewidth=0.9,
+                  linestyle="none", label=name, markeredgecolor="white")  # fmt: skip
+
+
+def tuning(facet: Facet) -> Figure:
+    """Target, judge and verifier against strength."""
+    rows, look = facet.frame, looks(facet.frame)
+    shown, trials = _shown(rows), rows[rows["phase"] == "tune"]
+    out, axes = drawing.figure(
+        f"{facet.title}: strengths that were tried", len(shown), share_y="none"
+    )
+    plain = rows[rows["phase"] == "unsteered tune"]
+    for axis, metric in zip(axes, shown, strict=True):
+        title, scale = SCALES[metric]
+        axis.set_xscale("log")
+        if len(plain):
+            axis.axhline(scale * plain.iloc[0][metric], color="#888888", linestyle="--",
+                         linewidth=0.9)  # fmt: skip
+        known = trials[trials[metric].notna()].sort_values("strength")
+        for name, part in known.groupby("estimator", sort=False):
+            style = look[str(name)]
+            axis.plot(part["strength"], scale * part[metric], color=style.colour,
+                      marker=style.marker, label=str(name), markeredgecolor="white")  # fmt: skip
+            best = part[part["chosen"].astype(bool)]
+            axis.plot(best["strength"], scale * best[metric], color=style.colour, marker="o",
+                      markersize=11, markerfacecolor="none", linestyle="none")  # fmt: skip
+        axis.set_title(title)
+    drawing.label(out, axes, "strength", "")
+    drawing.legend(out, axes, columns=2)
+    return out
+
+
+def steps(facet: Facet) -> Figure:
+    """Ratios of time at every batch, and memory."""
+    rows = facet.frame[facet.frame["phase"] == "cost"]
+    names = list(dict.fromkeys(str(name) for name in rows["estimator"]))
+    batches = sorted(rows["batch"].unique())
+    out = Figure(figsize=(7.6, 1.3 + 0.3 * len(names)), layout="constrained")
+    drawing.head(out, f"{facet.title}: a guided step")
+    left, right = out.subplots(1, 2, sharey=True)
+    for k, batch in enumerate(batches):
+        part = rows[rows["batch"] == batch]
+        y = np.array([names.index(str(n)) for n in part["estimator"]])
+        y = y + 0.22 * (k - (len(batches) - 1) / 2)
+        colour = COLOURS[k]
+        bars = np.array([part["over_unsteered"] - part["over_unsteered_lo"],
+                         part["over_unsteered_hi"] - part["over_unsteered"]])  # fmt: skip
+        left.errorbar(part["over_unsteered"], y, xerr=np.maximum(bars, 0), fmt="o", markersize=3.5,
+                      elinewidth=1, color=colour, label=f"batch {batch:g}")  # fmt: skip
+        left.plot(part["over_unsteered_flops"], y, marker="o", markersize=5.5, linestyle="none",
+                  markerfacecolor="none", markeredgecolor=colour)  # fmt: skip
+        right.plot(part["memory"] / 1e6 / batch, y, marker="o", markersize=3.5, linestyle="none",
+                   color=colour)  # fmt: skip
+    left.axvline(1.0, color="#888888", linestyle=":", linewidth=0.9)
+    left.set_yticks(range(len(names)), names)
+    left.set_ylim(len(names) - 0.5, -0.5)
+    left.set_title("time over an unsteered step")
+    right.set_title("live memory, MB a sample")
+    for axis in (left, right):
+        axis.set_xscale("log")
+        axis.minorticks_off()
+        ticks = [n for n in (1, 1.5, 2, 3, 5, 8, 12, 20, 40) if _inside(axis, n)]
+        axis.set_xticks(ticks, [f"{n:g}" for n in ticks])
+    drawing.legend(out, [left])
+    return out
+
+
+def _inside(axis: Axes, x: float) -> bool:
+    lo, hi = axis.get_xlim()
+    return lo <= x <= hi
+
+
+def particles(facet: Facet) -> Figure:
+    """Effective share and ancestors against the step."""
+    rows, look = judged(facet.frame), looks(facet.frame)
+    out, axes = drawing.figure(f"{facet.title}: particles", 2, share_y="none")
+    for _, row in rows.iterrows():
+        log, style = row["log"], look[str(row["estimator"])]
+        if not isinstance(log, list) or not log:
+            continue
+        k = [entry["step"] for entry in log]
+        n = row["algorithm.particles"]
+        for axis, name, by in zip(axes, ("ess", "ancestors"), (n, 1), strict=True):
+            y = [float(np.mean(entry[name])) / by for entry in log]
+            axis.plot(k, y, color=style.colour, marker=style.marker, label=name_of(row),
+                      markeredgecolor="white")  # fmt: skip
+    axes[0].set_title("effective share of N")
+    axes[1].set_title("ancestors left")
+    drawing.label(out, axes, "step", "")
+    drawing.legend(out, axes, columns=2)
+    return out
+
+
+def samples(facet: Facet) -> Figure:
+    """A grid of pictures: a method a row, a prompt a column."""
+    rows = facet.frame[facet.frame["pictures"].notna()]
+    count = max(len(x) for x in rows["pictures"])
+    height = 0.8 + (INCH + 0.06) * len(rows)
+    out = Figure(figsize=(2.3 + INCH * count, height), layout="constrained")
+    drawing.head(out, f"{facet.title}: samples")
+    grid = out.subplots(len(rows), count, squeeze=False)
+    for line, (_, row) in zip(grid, rows.iterrows(), strict=True):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, picture in zip(line, row["pictures"], strict=False):
+            axis.imshow(np.moveaxis(picture, 0, 2), interpolation="nearest")
+        line[0].text(-0.15, 0.5, name_of(row), transform=line[0].transAxes, ha="right",
+                     va="center", fontsize=7)  # fmt: skip
+    return out
+
+
+DRAWS: dict[str, Callable[[Facet], Figure]] = {
+    "quality": quality,
+    "tuning": tuning,
+    "steps": steps,
+    "particles": particles,
+    "samples": samples,
+}

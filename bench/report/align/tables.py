@@ -1,0 +1,226 @@
+"""Tables of the align task."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.report import numbers
+from bench.report.align.frame import judged, unsteered_of
+from bench.report.facets import REWARDS, Facet
+from bench.report.paper import printed
+from bench.report.sheet import Table
+from bench.stats import Paired, holm, mean_interval, paired
+
+ALPHA = 0.05
+COMPARED = {"target": "target reward", "pick": "held-out judge", "correct": "shows the prompt"}
+OTHERS = {"clip": "CLIP", "aesthetic": "aesthetic", "hps": "HPS", "pick": "held-out judge (Pick)"}
+
+
+def reference(rows: pd.DataFrame) -> str | None:
+    """Whom all others are compared with: the first method with a stitched value model."""
+    mine = rows.loc[rows["estimator_build"] == "stitched", "estimator"]
+    return None if mine.empty else str(mine.iloc[0])
+
+
+def name_of(row: pd.Series) -> str:
+    """A method, and its sampler where that is not an SDE of the suite's."""
+    return f"{row['estimator']} (ODE)" if row["kernel"] == "ode" else str(row["estimator"])
+
+
+def tables(facet: Facet) -> list[Table]:
+    """All tables of a facet, those that have rows."""
+    rows = facet.frame
+    made = [
+        Table("methods", "Samples on prompts that nothing was chosen on",
+              "Means over prompts with 95 % intervals; gain: paired with unsteered samples of the "
+              "same sampler, prompts and noise. Strengths multiply gradients of unit root mean "
+              "square where they are normalised, else one over the reward's spread. Energy: "
+              "distance to the tilted target of that strength, 0 for samples of it; in brackets "
+              "what as many draws of the target itself have.", methods(rows)),
+        Table("against", f"Against {reference(rows)}, prompt by prompt",
+              "Method minus reference; clear where the Holm-adjusted p over this table is below "
+              "0.05. Detectable: the difference that these prompts would show four times in "
+              "five.", against(rows)),
+        Table("steps", "A guided step beside an unsteered one, and beside classic DPS",
+              "Timed in turns in one process; classic DPS: Tweedie through frozen weights, its "
+              "velocity the sampler's own. Memory: live tensors above weights and inputs.",
+              steps(rows)),
+        Table("kinds", "Samples that show the prompt, by kind of prompt", "", kinds(rows)),
+        Table("tuning", "Every strength that was tried",
+              "On prompts of their own. Allowed: the prompt is shown at most one point less often "
+              "than by unsteered samples. Chosen: the highest target reward among the allowed.",
+              tuning(rows)),
+        Table("particles", "What happened to the particles",
+              "Effective sample size as a share of N, distinct starting particles left, and the "
+              "spread of values between particles, means over samples.", particles(rows)),
+        *paper(facet),
+    ]  # fmt: skip
+    return [table for table in made if len(table.frame)]
+
+
+def methods(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per method."""
+    out = []
+    for _, row in judged(rows).iterrows():
+        base = unsteered_of(rows, row)
+        if row["phase"] == "unsteered":
+            base = None
+        out.append({
+            "method": name_of(row),
+            "strength": numbers.plain(row["strength"]),
+            "target reward": numbers.of(row, "target"),
+            "gain": _gain(row, base, "target"),
+            "shows the prompt": _percent(row, "correct"),
+            "its gain": _gain(row, base, "correct", 100),
+            **{title: numbers.of(row, name) for name, title in OTHERS.items()
+               if f"{name}_by_prompt" in row and _known(row, name)},
+            "diversity": numbers.of(row, "diversity"),
+            "energy": _energy(row),
+            "time per sample": numbers.seconds(row.get("seconds_all")),
+            "over unsteered": numbers.times(_times(row, base)),
+            "not finite": f"{row['nonfinite']:g}",
+        })  # fmt: skip
+    return pd.DataFrame(out).fillna(numbers.MISSING)
+
+
+def _known(row: pd.Series, metric: str) -> bool:
+    return isinstance(row.get(f"{metric}_by_prompt"), np.ndarray)
+
+
+def _percent(row: pd.Series, metric: str) -> str:
+    return f"{numbers.scaled(row, metric, 100)} %" if _known(row, metric) else numbers.MISSING
+
+
+def _gain(row: pd.Series, base: pd.Series | None, metric: str, scale: float = 1.0) -> str:
+    if base is None or not (_known(row, metric) and _known(base, metric)):
+        return numbers.MISSING
+    x = scale * (row[f"{metric}_by_prompt"] - base[f"{metric}_by_prompt"])
+    return numbers.interval(*mean_interval(x)[:3])
+
+
+def _energy(row: pd.Series) -> str:
+    if not _known(row, "energy"):
+        return numbers.MISSING
+    return f"{numbers.of(row, 'energy')} ({numbers.of(row, 'energy_floor')})"
+
+
+def _times(row: pd.Series, base: pd.Series | None) -> float:
+    return float("nan") if base is None else row["seconds_all"] / base["seconds_all"]
+
+
+def comparisons(rows: pd.DataFrame) -> Iterator[tuple[str, str, Paired]]:
+    """Every method minus the reference: method, metric, comparison."""
+    found, against = judged(rows), reference(judged(rows))
+    ours = found[found["estimator"] == against]
+    for _, row in found[found["estimator"] != against].iterrows():
+        for metric in COMPARED if len(ours) else ():
+            one, other = (x.get(f"{metric}_by_prompt") for x in (row, ours.iloc[0]))
+            if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+                yield name_of(row), metric, paired(one, other)
+
+
+def against(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those comparisons as text."""
+    found = list(comparisons(rows))
+    adjusted = holm([x.p for _, _, x in found])
+    lines: dict[str, dict[str, Any]] = {}
+    for (name, metric, x), p in zip(found, adjusted, strict=True):
+        line = lines.setdefault(name, {"method": name})
+        scale = 100 if metric == "correct" else 1
+        mean, lo, hi, _ = x.difference
+        shown = numbers.interval(scale * mean, scale * lo, scale * hi)
+        clear = p < ALPHA
+        word = ("better" if x.difference.mean > 0 else "worse") if clear else "not clear"
+        line[COMPARED[metric]] = f"{shown}, {word}"
+        line[f"detectable ({COMPARED[metric]})"] = numbers.plain(scale * x.detectable, 2)
+    return pd.DataFrame(list(lines.values())).fillna(numbers.MISSING)
+
+
+def steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per method and batch."""
+    out = []
+    for row in rows[rows["phase"] == "cost"].to_dict("records"):
+        spent = (row["step"], row["step_lo"], row["step_hi"])
+        out.append({
+            "method": row["estimator"],
+            "batch": f"{row['batch']:g}",
+            "time": numbers.seconds_interval(*spent),
+            "over unsteered": numbers.of(row, "over_unsteered"),
+            "FLOPs over unsteered": numbers.plain(row["over_unsteered_flops"]),
+            "over classic": numbers.of(row, "over_classic"),
+            "FLOPs over classic": numbers.plain(row["over_classic_flops"]),
+            "memory": numbers.size(row["memory"]),
+            "memory over classic": numbers.plain(row["over_classic_memory"]),
+            "blocks": numbers.plain(row["calls_blocks"]),
+        })  # fmt: skip
+    return pd.DataFrame(out)
+
+
+def kinds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Shares by kind."""
+    out = []
+    for _, row in judged(rows).iterrows():
+        if not _known(row, "correct") or not row["kinds"]:
+            continue
+        x = pd.Series(row["correct_by_prompt"]).groupby(row["kinds"], sort=False)
+        shares = {str(kind): f"{100 * mean:.0f} %" for kind, mean in x.mean().items()}
+        out.append({"method": name_of(row)} | shares)
+    return pd.DataFrame(out)
+
+
+def tuning(rows: pd.DataFrame) -> pd.DataFrame:
+    """Trials, by method and strength."""
+    out = []
+    mine = rows[rows["phase"] == "tune"]
+    for name, part in mine.groupby("estimator", sort=False):
+        for _, row in part.sort_values("strength").iterrows():
+            shown = isinstance(row.get("target_by_prompt"), np.ndarray)
+            out.append({
+                "method": name,
+                "strength": numbers.plain(row["strength"]),
+                "target reward": numbers.of(row, "target") if shown else numbers.MISSING,
+                "shows the prompt": _percent(row, "correct"),
+                "": "" if row["feasible"] else "not allowed" if shown else "diverged",
+                " ": ("chosen" + ("" if row["interior"] else ", at an end"))
+                if row["chosen"] else "",
+            })  # fmt: skip
+    return pd.DataFrame(out)
+
+
+def particles(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each method that resamples or proposes, its first, middle and last logged step."""
+    out = []
+    for _, row in judged(rows).iterrows():
+        log = row["log"] if isinstance(row["log"], list) else []
+        picked = [log[k] for k in sorted({0, len(log) // 2, len(log) - 1})] if log else []
+        for entry in picked:
+            n = row["algorithm.particles"]
+            out.append({
+                "method": name_of(row),
+                "step": f"{entry['step']}",
+                "effective share": numbers.fixed(float(np.mean(entry["ess"])) / n),
+                "ancestors": numbers.fixed(float(np.mean(entry["ancestors"])), 1),
+                "spread of values": numbers.plain(float(np.mean(entry["spread"]))),
+            })  # fmt: skip
+    return pd.DataFrame(out)
+
+
+def paper(facet: Facet) -> list[Table]:
+    """The paper's table beside ours."""
+    reward = str(facet.frame["reward"].iloc[0])
+    out = []
+    for suite in sorted(set(facet.frame["suite"])):
+        known = printed("align").get(suite, {})
+        if "models" not in known:
+            continue
+        lines = [
+            {"model": model, "method": method}
+            | dict(zip(known["columns"], (numbers.plain(x, 4) for x in values), strict=True))
+            for model, rewards in known["models"].items()
+            for method, values in (rewards.get("all", {}) | rewards.get(reward, {})).items()
+        ]
+        title = f"The paper's table, {REWARDS.get(reward, reward)} reward"
+        out.append(Table("paper", title, known["about"], pd.DataFrame(lines)))
+    return out

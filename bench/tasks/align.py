@@ -1,0 +1,438 @@
+"""The align task: generate on prompts with one method, and judge what came of it.
+
+    unsteered   the method's own sampler without it, on tune and on judged prompts
+    tune        trials of strengths on tune prompts
+    eval        the strength that was chosen, on prompts that nothing was chosen on
+    cost        one guided step beside an unsteered one and beside classic DPS, in turns
+
+The chosen strength has the highest target reward among those that show the prompt at most `slack`
+less often than unsteered samples do.  Trials go on beyond the ends while the best is at an end,
+and between its neighbours else, until as many were made as every method gets.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import baselines
+from baselines.terminal import Terminal
+from bench.algorithms import ALGORITHMS, Algorithm, Guide, Made, Setting, Unsteered
+from bench.cell import AlignProtocol, Spec
+from bench.interleaved import UNITS, clock_of, interleaved
+from bench.meter import KINDS, Calls, peak_bytes, seconds
+from bench.metrics.align import diversity, energy, mmd
+from bench.resolve import resolve
+from bench.tasks.outcome import Outcome, Phases
+from bench.tasks.value import batches
+from bench.worlds import make as make_world
+from bench.worlds import reward_of
+from stitchvm.align.guide import CFG
+from stitchvm.backbone import Velocity
+from stitchvm.flops import count_flops
+from stitchvm.memo import SharedTrunk
+from stitchvm.path import time_grid
+from stitchvm.reward import Reward
+from stitchvm.sample import NU, Diverged, Ode, Sampler, Sde
+from stitchvm.streams import Streams, derive
+from stitchvm.value import ValueEstimator
+from stitchvm.world import World
+
+Row = dict[str, Any]
+SHOWN = 6  # prompts, one sample of each, whose pictures are kept
+MIDDLE = 0.5  # time of the step that is timed
+SMALL = 1e-3  # strength of it: its size changes no cost
+CLASSIC = "classic DPS"  # Tweedie through frozen weights, whose velocity is the sampler's own
+
+
+def nothing(world: World, reward: Reward) -> None:
+    """No estimator: of algorithms that ask for none."""
+    del world, reward
+
+
+ESTIMATORS: dict[str, Callable[..., Any]] = {**baselines.ESTIMATORS, "none": nothing}
+
+
+def run(spec: Spec, device: str = "cpu") -> Outcome:
+    """Measure one cell.
+
+    Raises:
+        ValueError: for what does not fit, before anything is generated.
+        Diverged: if the judged samples do not stay finite.
+    """
+    protocol, phases = cast(AlignProtocol, spec.protocol), Phases()
+    with phases("build"):
+        place = Place.of(spec, protocol, device)
+    outcome = Outcome()
+    if protocol.samples:
+        with phases("generated"):
+            outcome.rows += place.judged(outcome)
+    if protocol.rounds and isinstance(place.algorithm, Guide):
+        with phases("timed"):
+            outcome.rows += list(place.costs())
+    outcome.phases = phases.summary()
+    return outcome
+
+
+def kernel_of(name: str) -> Callable[[Velocity], Sampler]:
+    """What makes a sampler of a velocity."""
+    return Ode if name == "ode" else lambda velocity: Sde(velocity, NU[name])
+
+
+@dataclass
+class Place:
+    """Where samples are made.
+
+    Attributes:
+        world: The world, its backbone shared by sampler and estimator where asked.
+        reward: The target reward.
+        algorithm: How samples are steered.
+        setting: What it works with.
+        protocol: How much.
+        seed: Of all randomness.
+        calls: The counter that watches.
+    """
+
+    world: World
+    reward: Reward
+    algorithm: Algorithm
+    setting: Setting
+    protocol: AlignProtocol
+    seed: int
+    calls: Calls
+
+    @classmethod
+    def of(cls, spec: Spec, protocol: AlignProtocol, device: str) -> "Place":
+        """Everything built and checked.
+
+        Raises:
+            ValueError: for what does not fit.
+        """
+        world, calls = make_world(spec.world, device), Calls()
+        reward = reward_of(spec.reward, world)
+        calls.watch(world.backbone)
+        if world.tiny is not None:
+            calls.watch(world.tiny)
+        calls.watch(reward)
+        if protocol.share:
+            world.backbone = SharedTrunk(world.backbone)
+        build = resolve(spec.estimator.build, ESTIMATORS, "estimator")
+        value: ValueEstimator | None = build(world, reward, **spec.estimator.settings)
+        if value is not None:
+            calls.watch(value)
+            if value.latent != world.backbone.latent:
+                raise ValueError(
+                    f"expected an estimator of latents {world.backbone.latent}, as the generator "
+                    f"makes, got {value.latent}"
+                )
+        part = spec.algorithm
+        if part is None:
+            raise ValueError("expected an algorithm, got none")
+        algorithm = resolve(part.build, ALGORITHMS, "algorithm")(**part.settings)
+        like = next(iter(world.backbone.state_dict().values()))
+        times = time_grid(protocol.steps, shift=protocol.shift).to(like.device)
+        setting = Setting(
+            velocity=CFG(world.backbone.velocity, protocol.cfg),
+            kernel=kernel_of(protocol.kernel),
+            times=times,
+            value=value,
+            terminal=Terminal(world.backbone, reward),
+        )
+        algorithm.check(setting)
+        if protocol.trials and algorithm.tuned and not world.tuning:
+            raise ValueError(
+                f"expected trials: 0 in world {world.name!r}, which has no prompts to tune on, "
+                f"got {protocol.trials}"
+            )
+        return cls(world, reward, algorithm, setting, protocol, spec.seed, calls)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the world computes."""
+        return self.setting.times.device
+
+    def judged(self, outcome: Outcome) -> list[Row]:
+        """Unsteered samples, trials, and the samples that count."""
+        p, rows = self.protocol, []
+        plain = replace_algorithm(self, Unsteered())
+        tuned = self.algorithm.tuned and p.trials > 0
+        if tuned:
+            tune = (self.world.tuning, p.tune_samples, "tune")
+            rows.append(plain.made(*tune, None) | {"phase": "unsteered tune"})
+            self.setting = replace(self.setting, spread=_spread(rows[0]))
+        base = plain.made(self.world.prompts, p.samples, "eval", None, outcome, "unsteered_")
+        rows.append(base | {"phase": "unsteered"})
+        if self.algorithm.tuned and not tuned:
+            self.setting = replace(self.setting, spread=_spread(base))
+        strength = p.strength if self.algorithm.tuned else None
+        if tuned:
+            trials = list(self.tuned(_mean(rows[0], "correct")))
+            rows += trials
+            strength = chosen(trials)["strength"]
+        if not isinstance(self.algorithm, Unsteered):
+            found = self.made(self.world.prompts, p.samples, "eval", strength, outcome)
+            rows.append(found | {"phase": "eval"})
+        return rows
+
+    def tuned(self, shown: float) -> Iterator[Row]:
+        """Trials of strengths, each where the last ones say.
+
+        Args:
+            shown: Share of tune prompts that unsteered samples show; NaN where nobody can tell.
+        """
+        trials: list[Row] = []
+        for _ in range(self.protocol.trials):
+            strength = next_strength(trials, self.protocol)
+            try:
+                made = self.made(self.world.tuning, self.protocol.tune_samples, "tune", strength)
+            except Diverged as error:
+                made = {"diverged": str(error), "strength": strength, "metrics": {}}
+            share = _mean(made, "correct")
+            made["feasible"] = made["diverged"] is None and not (
+                share < shown - self.protocol.slack
+            )
+            trials.append(made | {"phase": "tune"})
+            yield trials[-1]
+
+    @torch.no_grad()
+    def made(
+        self,
+        prompts: Sequence[str],
+        samples: int,
+        split: str,
+        strength: float | None,
+        outcome: Outcome | None = None,
+        prefix: str = "",
+    ) -> Row:
+        """Samples of each prompt, and what they are worth."""
+        keys = [(c, k) for c in prompts for k in range(samples)]
+        size = max(1, self.protocol.batch // self.algorithm.particles)
+        cpu, wall, parts, log = [], [], [], []
+        with self.calls.during() as spent:
+            for rows in batches(len(keys), size):
+                start = time.process_time()
+                took, made = seconds(partial(self._run, keys[rows], strength, split), self.device)
+                cpu.append(time.process_time() - start)
+                wall.append(took)
+                parts.append(made.z_0)
+                log.append(made.log)
+        z_0 = torch.cat(parts)
+        lam = None if strength is None else self.algorithm.lam(self.setting, strength)
+        scores = self._scored(z_0, [c for c, _ in keys])
+        if outcome is not None:
+            outcome.arrays |= {f"{prefix}{name}": x.numpy() for name, x in scores.items()}
+            if self.protocol.keep:
+                outcome.arrays[f"{prefix}z_0"] = z_0.cpu().numpy()
+            if (shown := self.world.pictures(z_0[::samples][:SHOWN])) is not None:
+                pixels = ((shown + 1) * 127.5).round().byte().cpu().numpy()
+                outcome.arrays[f"{prefix}pictures"] = pixels
+        return {
+            "strength": strength,
+            "lam": lam,
+            "spread": self.setting.spread,
+            "samples": len(keys),
+            "prompts": list(prompts),
+            "kinds": self.world.kinds(prompts),
+            "seconds": cpu if self.device.type == "cpu" else wall,
+            "wall": wall,
+            "rows": [rows.stop - rows.start for rows in batches(len(keys), size)],
+            "calls": {kind: spent[kind] / len(keys) for kind in KINDS},
+            "nonfinite": int((~scores["target"].isfinite()).sum()),
+            "diverged": None,
+            "metrics": self._metrics(z_0, scores, prompts, None if outcome is None else lam),
+            "within": _within(scores["target"], len(prompts)),
+            "log": _merged(log),
+        }
+
+    def _run(self, keys: Sequence[tuple[str, int]], strength: float | None, split: str) -> Made:
+        rng = Streams(derive(self.seed, "align", split, *key) for key in keys)
+        n = self.algorithm.particles
+        like = torch.empty(n * len(keys), *self.world.backbone.latent, device=self.device)
+        like = like.to(next(iter(self.world.backbone.state_dict().values())).dtype)
+        z = rng.child("z_1").split(range(n)).normal(like).unflatten(0, (n, len(keys)))
+        c = [c for c, _ in keys]
+        return self.algorithm.run(self.setting, 0.0 if strength is None else strength, z, c, rng)
+
+    def _scored(self, z_0: Tensor, c: list[str]) -> dict[str, Tensor]:
+        """Every reward, judge and the verifier, per sample, on the CPU."""
+        scorers = {"target": self.reward} | {
+            name: self.world.reward(name) for name in (*self.world.rewards, *self.world.judges)
+        }
+        found = {}
+        for name, reward in scorers.items():
+            parts = [
+                reward(self.world.backbone.decode(z_0[rows]), c[rows])
+                for rows in batches(len(c), self.protocol.batch)
+            ]
+            found[name] = torch.cat(parts).double().cpu()
+        correct = self.world.correct(z_0, c)
+        if correct is not None:
+            found["correct"] = correct.double().cpu()
+        return found
+
+    def _metrics(
+        self, z_0: Tensor, scores: dict[str, Tensor], prompts: Sequence[str], lam: float | None
+    ) -> dict[str, list[float | None]]:
+        """One number per prompt."""
+        found = {
+            name: x.unflatten(0, (len(prompts), -1)).mean(1).tolist() for name, x in scores.items()
+        }
+        seen = self.world.seen(z_0).double().cpu().unflatten(0, (len(prompts), -1))
+        found["diversity"] = [diversity(x) for x in seen]
+        if lam is not None and lam > 0 and seen.shape[1] > 1:
+            found |= self._distances(seen, prompts, lam)
+        return {
+            name: [float(v) if math.isfinite(v) else None for v in x] for name, x in found.items()
+        }
+
+    def _distances(
+        self, seen: Tensor, prompts: Sequence[str], lam: float
+    ) -> dict[str, list[float]]:
+        """To the tilted target, and of as many draws from that target: the floor."""
+        found: dict[str, list[float]] = {}
+        for x, c in zip(seen, prompts, strict=True):
+            rng = Streams.of(self.seed, "tilted", c, rows=self.protocol.drawn + len(x))
+            try:
+                drawn = self.world.tilted_seen(self.reward, c, lam, rng)
+            except ValueError:  # no target exists at this lambda
+                return {}
+            if drawn is None:
+                return {}
+            y = drawn.double().cpu()
+            y, again = y[len(x) :], y[: len(x)]
+            for name, distance in (("energy", energy), ("mmd", mmd)):
+                found.setdefault(name, []).append(distance(x, y))
+                found.setdefault(f"{name}_floor", []).append(distance(again, y))
+        return found
+
+    def costs(self) -> Iterator[Row]:
+        """A guided step beside an unsteered one and beside classic DPS, at each batch size."""
+        guide = cast(Guide, self.algorithm)
+        tweedie = baselines.ESTIMATORS["tweedie"](self.world, self.reward, cfg=self.protocol.cfg)
+        classic = replace(self.setting, value=tweedie)
+        steps: dict[str, Callable[..., Any]] = {
+            "guided": guide.step(self.setting, SMALL),
+            "unsteered": self.setting.sampler.transition,
+            CLASSIC: guide.step(classic, SMALL),
+        }
+        for batch in self.protocol.cost_batches:
+            fresh = count(1)
+            calls = {name: self._step(step, batch, fresh) for name, step in steps.items()}
+            spent = interleaved(calls, self.protocol.rounds, clock_of(self.device))
+            flops = {name: count_flops(call) for name, call in calls.items()}
+            standing = [
+                *self.world.backbone.state_dict().values(),
+                *self.reward.state_dict().values(),
+                *(() if self.setting.value is None else self.setting.value.state_dict().values()),
+            ]
+            peaks = {
+                name: peak_bytes(call, self.device, iter(standing)) for name, call in calls.items()
+            }
+            with self.calls.during() as counts:
+                calls["guided"]()
+            yield {
+                "phase": "cost",
+                "batch": batch,
+                "unit": UNITS[self.device.type],
+                "step_seconds": spent,
+                "flops": flops,
+                "peaks": peaks,
+                "calls": {kind: counts[kind] / batch for kind in KINDS},
+                "metrics": {},
+            }
+
+    def _step(
+        self, transition: Callable[..., Any], batch: int, fresh: Iterator[int]
+    ) -> Callable[[], Any]:
+        """A step of other latents at every call: nothing of an earlier one can be remembered."""
+        like = next(iter(self.world.backbone.state_dict().values()))
+        shape = (batch, *self.world.backbone.latent)
+        z = Streams.of(self.seed, "cost", rows=batch).normal(torch.empty(shape).to(like))
+        t = z.new_tensor(MIDDLE)
+        s = z.new_tensor(MIDDLE - 1 / (2 * self.protocol.steps))
+        c = [self.world.prompts[k % len(self.world.prompts)] for k in range(batch)]
+
+        @torch.no_grad()
+        def call() -> Any:  # noqa: ANN401
+            return transition(z * (1 + 1e-3 * next(fresh)), t, s, c)
+
+        return call
+
+
+def replace_algorithm(place: Place, algorithm: Algorithm) -> Place:
+    """The same place with another algorithm."""
+    return replace(place, algorithm=algorithm)
+
+
+def next_strength(trials: Sequence[Row], protocol: AlignProtocol) -> float:
+    """Where to try next: three first, then beyond an end that is best, or beside the best."""
+    first = [
+        protocol.strength,
+        protocol.strength / protocol.factor,
+        protocol.strength * protocol.factor,
+    ]
+    if len(trials) < len(first):
+        return first[len(trials)]
+    tried = sorted(trial["strength"] for trial in trials)
+    at = tried.index(chosen(trials)["strength"])
+    if at == 0:
+        return tried[0] / protocol.factor
+    if at == len(tried) - 1:
+        return tried[-1] * protocol.factor
+    below, here, above = tried[at - 1 : at + 2]
+    return math.sqrt(here * (below if here / below > above / here else above))
+
+
+def chosen(trials: Sequence[Row]) -> Row:
+    """The trial of highest reward that shows its prompts often enough; else the weakest one."""
+    feasible = [trial for trial in trials if trial["feasible"]]
+    if not feasible:
+        return min(trials, key=lambda trial: trial["strength"])
+    return max(feasible, key=lambda trial: _mean(trial, "target"))
+
+
+def _mean(row: Row, metric: str) -> float:
+    """Mean over prompts; NaN where it was not measured."""
+    x = row["metrics"].get(metric)
+    return float("nan") if x is None else float(np.mean(np.array(x, dtype=float)))
+
+
+def _within(reward: Tensor, prompts: int) -> float | None:
+    """Standard deviation of the reward within a prompt."""
+    x = reward.unflatten(0, (prompts, -1))
+    return float(x.var(1).mean().sqrt()) if x.shape[1] > 1 else None
+
+
+def _spread(row: Row) -> float:
+    """The unit of strengths.
+
+    Raises:
+        ValueError: if one sample a prompt leaves it unknown, or rewards do not vary.
+    """
+    if not row["within"]:
+        raise ValueError(
+            "expected at least 2 samples a prompt whose rewards differ, for the reward's spread "
+            f"is the unit of strengths; got a spread of {row['within']}"
+        )
+    return float(row["within"])
+
+
+def _merged(logs: list[list[Row]]) -> list[Row]:
+    """What steering logged, over all batches: each step once, its numbers joined."""
+    out = []
+    for entries in zip(*logs, strict=True):
+        joined = {
+            name: [x for entry in entries for x in entry[name]]
+            if isinstance(value, list)
+            else value
+            for name, value in entries[0].items()
+        }
+        out.append(joined)
+    return out
