@@ -226,13 +226,16 @@ class AlignProtocol(Model):
         samples: Per prompt that is judged; 0 measures costs alone.
         batch: Latents at once, particles counted.
         trials: Strengths tried, the same number for every method that has one; 0 takes `strength`.
-        strength: Where trials begin, in units of one over the reward's spread.
+        strength: Where trials begin, or what is taken.
+        unit: Of strengths that multiply values: one over the reward's spread, or over the reward.
         factor: Between the first trials, and beyond the last while the best is at an end.
         slack: Share of prompts that may be shown less often than by unsteered samples, at most.
         tune_samples: Per prompt that strengths are chosen on.
         drawn: Draws from the tilted target, per prompt.
         cost_batches: Batch sizes at which a guided step is timed.
         rounds: Timed rounds; 0 times none.
+        errors: Noise levels at which the estimator is held against the truth, on the way of
+            unsteered samples.
         keep: Whether clean latents are kept, for further judges.
     """
 
@@ -247,12 +250,14 @@ class AlignProtocol(Model):
     batch: int = Field(48, ge=1)
     trials: int = Field(0, ge=0)
     strength: float = Field(1.0, ge=0)
+    unit: Literal["spread", "reward"] = "spread"
     factor: float = Field(4.0, gt=1)
     slack: float = Field(0.01, ge=0, le=1)
     tune_samples: int = Field(2, ge=2)
     drawn: int = Field(64, ge=2)
     cost_batches: tuple[int, ...] = (1, 8, 16)
     rounds: int = Field(10, ge=0)
+    errors: tuple[float, ...] = ()
     keep: bool = False
 
     @property

@@ -18,6 +18,7 @@ COMMANDS = {
     "table": "print and write the tables of a store",
     "plot": "draw two columns of a store against each other",
     "report": "write the page, tables and plots of a store",
+    "rescore": "add a judge to the kept samples of a store",
     "world": "make a world's networks, and examine them",
     "stitch": "make a value model: search where to stitch, then finetune",
     "test": "check a value estimator against the contract",

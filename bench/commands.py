@@ -301,6 +301,27 @@ def report(store: str, out: Path | None) -> None:
             click.echo(f"{len(written)} tables and plots beside it; open {path.resolve()}")
 
 
+@click.command(epilog="Example: stitchbench rescore table1 --judge my_judge.py:build")
+@click.argument("store")
+@click.option(
+    "--judge", required=True, help="A reward or judge of the world, or `file.py:build(world)`."
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ...")
+@careful
+def rescore(store: str, judge: str, device: str) -> None:
+    """Add a judge to the kept samples of STORE, without generating again."""
+    from bench.rescore import rescore as scored  # noqa: PLC0415 - imports torch
+
+    found = _store_of(store)
+    kept = dict(scored(found, judge, device))
+    click.echo(
+        f"{sum(kept.values())} of {len(kept)} cells scored; the others kept no samples "
+        f"(`keep: true` in a suite); `stitchbench table {store}` shows the judge"
+    )
+    if not any(kept.values()):
+        raise ValueError("expected some cell with kept samples, got none")
+
+
 @click.command(epilog="Example: stitchbench test my_estimator.py")
 @click.argument("file")
 @click.option("--reward", default="quadratic", show_default=True, help="Reward it is built with.")

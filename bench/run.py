@@ -208,7 +208,7 @@ def _record(cell: Cell, device: str, isolation: str) -> dict[str, Any]:
         **cell.model_dump(mode="json"),
         "id": cell.id,
         "isolation": isolation,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "environment": environment(device),
     }
 

@@ -1,4 +1,4 @@
-"""Result files: cells/<id>/<attempt>/result.json, and samples.npz beside it.
+"""Result files: cells/<id>/<attempt>/result.json, samples.npz and judge-<name>.json beside it.
 
 A record is written under a temporary name, synced and renamed: present means complete.  Attempts
 are never changed; a cell counts as done when one of its attempts is ok.  Numbers are as measured:
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from bench.cell import SCHEMA, Spec, identity
 
-RECORD, SAMPLES = "result.json", "samples.npz"
+RECORD, SAMPLES, JUDGE = "result.json", "samples.npz", "judge-"
 
 
 class Row(BaseModel):
@@ -201,13 +201,25 @@ class Store:
         text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
         _commit(attempt / RECORD, text.encode())
 
+    def add_judge(self, cell: str, attempt: str, judge: str, scores: dict[str, Any]) -> None:
+        """Put a further judge's scores of kept samples beside an attempt's record."""
+        text = json.dumps(scores, indent=1, sort_keys=True, allow_nan=False)
+        _commit(self.path / "cells" / cell / attempt / f"{JUDGE}{judge}.json", text.encode())
+
+    def judges(self, cell: str, attempt: str) -> dict[str, dict[str, Any]]:
+        """What further judges said of an attempt's samples, by name."""
+        files = sorted((self.path / "cells" / cell / attempt).glob(f"{JUDGE}*.json"))
+        return {f.stem.removeprefix(JUDGE): json.loads(f.read_bytes()) for f in files}
+
     def records(self) -> Iterator[dict[str, Any]]:
         """Every readable record, oldest attempt first; what is not readable joins `problems`."""
         self.problems = []
         for path in sorted(self.path.glob(f"cells/*/*/{RECORD}")):
             record = self._read(path)
             if record is not None:
-                yield record | {"attempt": path.parent.name}
+                attempt = path.parent.name
+                judges = self.judges(record["id"], attempt)
+                yield record | {"attempt": attempt} | ({"judges": judges} if judges else {})
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """Per cell the latest attempt that is ok, else the latest."""

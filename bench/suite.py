@@ -28,7 +28,7 @@ FIELDS = {
     task: (*PARTS, *ALGORITHM.get(task, ()), *protocol.model_fields)
     for task, protocol in PROTOCOLS.items()
 }
-LISTS = ("sigmas", "entries", "batches", "cost_batches")  # fields whose value is a list
+LISTS = ("sigmas", "entries", "batches", "cost_batches", "errors")  # fields whose value is a list
 
 
 class Suite(Model):

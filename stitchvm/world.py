@@ -40,6 +40,13 @@ class Shown(NamedTuple):
     c: Prompts
 
 
+class Drawn(NamedTuple):
+    """Draws of clean latents: as `World.seen` sees them, (B, D), and their rewards, (B,)."""
+
+    seen: Tensor
+    reward: Tensor
+
+
 class World(ABC):
     """One setting in which estimators are compared.
 
@@ -129,8 +136,8 @@ class World(ABC):
         """What kind of prompt each is."""
         return [""] * len(c)
 
-    def tilted_seen(self, reward: Reward, c: str, lam: float, rng: Streams) -> Tensor | None:
-        """Draws from p*(z_0 | c) ~ p(z_0 | c) exp(lambda r), one per stream, as `seen` sees them.
+    def tilted_draws(self, reward: Reward, c: str, lam: float, rng: Streams) -> Drawn | None:
+        """Draws from p*(z_0 | c) ~ p(z_0 | c) exp(lambda r), one per stream.
 
         None where nobody can draw.
 

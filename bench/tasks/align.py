@@ -3,6 +3,7 @@
     unsteered   the method's own sampler without it, on tune and on judged prompts
     tune        trials of strengths on tune prompts
     eval        the strength that was chosen, on prompts that nothing was chosen on
+    error       the estimator against the truth, at latents on the way of unsteered samples
     cost        one guided step beside an unsteered one and beside classic DPS, in turns
 
 The chosen strength has the highest target reward among those that show the prompt at most `slack`
@@ -29,6 +30,7 @@ from bench.cell import AlignProtocol, Spec
 from bench.interleaved import UNITS, clock_of, interleaved
 from bench.meter import KINDS, Calls, peak_bytes, seconds
 from bench.metrics.align import diversity, energy, mmd
+from bench.metrics.value import Samples, spearman
 from bench.resolve import resolve
 from bench.tasks.outcome import Outcome, Phases
 from bench.tasks.value import batches
@@ -42,7 +44,7 @@ from stitchvm.path import time_grid
 from stitchvm.reward import Reward
 from stitchvm.sample import NU, Diverged, Ode, Sampler, Sde
 from stitchvm.streams import Streams, derive
-from stitchvm.value import ValueEstimator
+from stitchvm.value import Target, ValueEstimator, value_and_gradient
 from stitchvm.world import World
 
 Row = dict[str, Any]
@@ -74,6 +76,9 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
     if protocol.samples:
         with phases("generated"):
             outcome.rows += place.judged(outcome)
+    if protocol.errors:
+        with phases("held against the truth"):
+            outcome.rows += list(place.errors())
     if protocol.rounds and isinstance(place.algorithm, Guide):
         with phases("timed"):
             outcome.rows += list(place.costs())
@@ -161,16 +166,16 @@ class Place:
     def judged(self, outcome: Outcome) -> list[Row]:
         """Unsteered samples, trials, and the samples that count."""
         p, rows = self.protocol, []
-        plain = replace_algorithm(self, Unsteered())
+        plain = replace(self, algorithm=Unsteered())
         tuned = self.algorithm.tuned and p.trials > 0
         if tuned:
             tune = (self.world.tuning, p.tune_samples, "tune")
             rows.append(plain.made(*tune, None) | {"phase": "unsteered tune"})
-            self.setting = replace(self.setting, spread=_spread(rows[0]))
+            self._measure_by(rows[0])
         base = plain.made(self.world.prompts, p.samples, "eval", None, outcome, "unsteered_")
         rows.append(base | {"phase": "unsteered"})
         if self.algorithm.tuned and not tuned:
-            self.setting = replace(self.setting, spread=_spread(base))
+            self._measure_by(base)
         strength = p.strength if self.algorithm.tuned else None
         if tuned:
             trials = list(self.tuned(_mean(rows[0], "correct")))
@@ -180,6 +185,11 @@ class Place:
             found = self.made(self.world.prompts, p.samples, "eval", strength, outcome)
             rows.append(found | {"phase": "eval"})
         return rows
+
+    def _measure_by(self, row: Row) -> None:
+        """Take the spread of unsteered samples as the unit, where it is."""
+        if self.protocol.unit == "spread":
+            self.setting = replace(self.setting, spread=_spread(row))
 
     def tuned(self, shown: float) -> Iterator[Row]:
         """Trials of strengths, each where the last ones say.
@@ -287,30 +297,76 @@ class Place:
         seen = self.world.seen(z_0).double().cpu().unflatten(0, (len(prompts), -1))
         found["diversity"] = [diversity(x) for x in seen]
         if lam is not None and lam > 0 and seen.shape[1] > 1:
-            found |= self._distances(seen, prompts, lam)
-        return {
-            name: [float(v) if math.isfinite(v) else None for v in x] for name, x in found.items()
-        }
+            found |= self._distances(seen, scores["target"], prompts, lam)
+        return {name: _finite(torch.tensor(x, dtype=torch.float64)) for name, x in found.items()}
 
     def _distances(
-        self, seen: Tensor, prompts: Sequence[str], lam: float
+        self, seen: Tensor, reward: Tensor, prompts: Sequence[str], lam: float
     ) -> dict[str, list[float]]:
         """To the tilted target, and of as many draws from that target: the floor."""
         found: dict[str, list[float]] = {}
-        for x, c in zip(seen, prompts, strict=True):
+        rewards = reward.unflatten(0, (len(prompts), -1))
+        for x, r, c in zip(seen, rewards, prompts, strict=True):
             rng = Streams.of(self.seed, "tilted", c, rows=self.protocol.drawn + len(x))
             try:
-                drawn = self.world.tilted_seen(self.reward, c, lam, rng)
+                drawn = self.world.tilted_draws(self.reward, c, lam, rng)
             except ValueError:  # no target exists at this lambda
                 return {}
             if drawn is None:
                 return {}
-            y = drawn.double().cpu()
+            y = drawn.seen.double().cpu()
             y, again = y[len(x) :], y[: len(x)]
             for name, distance in (("energy", energy), ("mmd", mmd)):
                 found.setdefault(name, []).append(distance(x, y))
                 found.setdefault(f"{name}_floor", []).append(distance(again, y))
+            excess = float(r.mean() - drawn.reward.double().mean().cpu())
+            found.setdefault("excess", []).append(excess)
         return found
+
+    def errors(self) -> Iterator[Row]:
+        """Rank correlation and gradient against the truth, per prompt, at each noise level.
+
+        Raises:
+            ValueError: if the world knows no truth.
+        """
+        truth = self.world.truth(self.reward, Target("mean", "prompt"))
+        if truth is None:
+            raise ValueError(f"expected a world whose truth is known, got {self.world.name!r}")
+        keys = [(c, k) for c in self.world.prompts for k in range(self.protocol.samples)]
+        plain = replace(self, algorithm=Unsteered())
+        times = self.setting.times
+        for sigma in self.protocol.errors:
+            stop = times[: int((times >= sigma - 1e-9).sum())]
+            parts = []
+            for rows in batches(len(keys), self.protocol.batch):
+                to_here = replace(self.setting, times=stop)
+                made = replace(plain, setting=to_here)._run(keys[rows], None, "eval")
+                parts.append(self._against(truth, made.z_0, stop[-1], keys[rows]))
+            found = {
+                name: torch.cat([part[name] for part in parts]).unflatten(
+                    0, (-1, self.protocol.samples)
+                )
+                for name in parts[0]
+            }
+            yield {
+                "phase": "error",
+                "sigma": float(stop[-1]),
+                "metrics": {
+                    "rank": _finite(ranked(found["value"], found["true"])),
+                    "cosine": _finite(found["cosine"].mean(1)),
+                    "squared": _finite((found["value"] - found["true"]).square().mean(1)),
+                },
+            }
+
+    def _against(
+        self, truth: ValueEstimator, z_t: Tensor, t: Tensor, keys: Sequence[tuple[str, int]]
+    ) -> dict[str, Tensor]:
+        c = [c for c, _ in keys]
+        ours = value_and_gradient(self.setting.estimator, z_t, t, c)
+        true = value_and_gradient(truth, z_t, t, c)
+        cosine = torch.cosine_similarity(ours.gradient.flatten(1), true.gradient.flatten(1))
+        found = {"value": ours.value, "true": true.value, "cosine": cosine}
+        return {name: x.double().cpu() for name, x in found.items()}
 
     def costs(self) -> Iterator[Row]:
         """A guided step beside an unsteered one and beside classic DPS, at each batch size."""
@@ -366,11 +422,6 @@ class Place:
         return call
 
 
-def replace_algorithm(place: Place, algorithm: Algorithm) -> Place:
-    """The same place with another algorithm."""
-    return replace(place, algorithm=algorithm)
-
-
 def next_strength(trials: Sequence[Row], protocol: AlignProtocol) -> float:
     """Where to try next: three first, then beyond an end that is best, or beside the best."""
     first = [
@@ -402,6 +453,17 @@ def _mean(row: Row, metric: str) -> float:
     """Mean over prompts; NaN where it was not measured."""
     x = row["metrics"].get(metric)
     return float("nan") if x is None else float(np.mean(np.array(x, dtype=float)))
+
+
+def ranked(value: Tensor, true: Tensor) -> Tensor:
+    """Rank correlation with the truth among the samples of each prompt, (P,), of (P, S)."""
+    x, y = value.numpy()[None, :, None], true.numpy()[:, None]
+    return torch.tensor(spearman(Samples(x, y, y, None, None)), dtype=torch.float64)
+
+
+def _finite(x: Tensor) -> list[float | None]:
+    """Numbers for a record, None for what is not finite."""
+    return [float(v) if math.isfinite(v) else None for v in x]
 
 
 def _within(reward: Tensor, prompts: int) -> float | None:

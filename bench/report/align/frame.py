@@ -20,6 +20,14 @@ from bench.stats import log_ratio_interval, mean_interval, median_interval
 
 CLASSIC = "classic DPS"
 YARDSTICKS = {"over_unsteered": "unsteered", "over_classic": CLASSIC}
+APART = {
+    "algorithm.particles": "N = {:g}",
+    "algorithm.proposals": "M = {:g}",
+    "algorithm.first": "from {:g}",
+    "algorithm.last": "to {:g}",
+    "steps": "{:g} steps",
+    "kernel": "{}",
+}
 SAMPLES = ("strength", "lam", "spread", "samples", "nonfinite", "diverged", "feasible", "judge")
 
 
@@ -34,8 +42,23 @@ def load(store: str | Path) -> pd.DataFrame:
 
 def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """The frame of some records; failed cells have no rows."""
-    rows = [row for record in records if record["status"] == "ok" for row in _rows(record)]
-    return pd.DataFrame(rows)
+    ok = [record for record in records if record["status"] == "ok"]
+    ok.sort(key=lambda record: record["started"])  # the order of the suite
+    rows = [row for record in ok for row in _rows(record)]
+    frame = pd.DataFrame(rows)
+    return frame if frame.empty else frame.assign(method=_methods(frame))
+
+
+def _methods(frame: pd.DataFrame) -> list[str]:
+    """What tables call each row: its estimator's name, and whatever else tells cells apart."""
+    cells = frame.drop_duplicates("cell")
+    names = {}
+    for _, cell in cells.iterrows():
+        kin = cells[cells["estimator"] == cell["estimator"]]
+        told = [text.format(cell[name]) for name, text in APART.items()
+                if name in cells and kin[name].nunique() > 1]  # fmt: skip
+        names[cell["cell"]] = ", ".join([str(cell["estimator"]), *told])
+    return [names[cell] for cell in frame["cell"]]
 
 
 def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -49,27 +72,42 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     tried = sorted(row["strength"] for row in trials)
     final = [row["strength"] for row in record["rows"] if row["phase"] == "eval"]
     for row in record["rows"]:
+        if row["phase"] == "error":
+            yield shared | {"phase": "error", "sigma": row["sigma"]} | _metrics(row)
+            continue
         if row["phase"] == "cost":
             yield shared | {"phase": "cost"} | _step(row)
             continue
         mine = row["phase"] == "tune" and row["strength"] in final
         inside = bool(tried) and tried[0] < row["strength"] < tried[-1] if mine else None
-        yield shared | _samples(row) | {"chosen": mine, "interior": inside}
+        judged_by = {
+            f"judge {name}": np.mean(judge["scores"][row["phase"]], 1)
+            for name, judge in record.get("judges", {}).items()
+            if row["phase"] in judge["scores"]
+        }
+        scored = row | {"metrics": row["metrics"] | judged_by}
+        yield shared | _samples(scored) | {"chosen": mine, "interior": inside}
 
 
 def _samples(row: dict[str, Any]) -> dict[str, Any]:
     """A set of samples: what it is worth and what it took."""
     found = {name: row.get(name) for name in ("phase", *SAMPLES)}
     found |= {"kinds": row.get("kinds"), "log": row.get("log"), "prompts": row.get("prompts")}
-    for name, x in row["metrics"].items():
-        numbers = np.array(x, dtype=float)
-        found[f"{name}_by_prompt"] = numbers
-        found |= spread(name, mean_interval(numbers))
+    found |= _metrics(row)
     if row.get("seconds"):
         each = np.array(row["seconds"]) / np.array(row["rows"])
         found |= spread("seconds", median_interval(each))
         found["seconds_all"] = float(np.sum(row["seconds"])) / row["samples"]
         found |= {f"calls_{kind}": number for kind, number in row["calls"].items()}
+    return found
+
+
+def _metrics(row: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, x in row["metrics"].items():
+        numbers = np.array(x, dtype=float)
+        found[f"{name}_by_prompt"] = numbers
+        found |= spread(name, mean_interval(numbers))
     return found
 
 

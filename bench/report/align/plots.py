@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bench.report import drawing
 from bench.report.align.frame import judged
-from bench.report.align.tables import name_of
+from bench.report.align.insight import INSIGHT, gain_of
 from bench.report.estimators import HUES, MARKERS, SPARE, Style
 from bench.report.facets import Facet
 from bench.report.sheet import Drawn
@@ -29,6 +29,14 @@ CAPTIONS = {
     "steps": "A guided step over an unsteered one, timed in turns, with 95 % intervals, what "
     "FLOPs predict (open), and live memory.",
     "particles": "Effective share of particles and distinct ancestors left, means over samples.",
+    "scaling": "Target reward against seconds as particles and proposals grow, with 95 % "
+    "intervals.",
+    "target": "Distance to the tilted target, and target reward over its draws, against the "
+    "number of particles; both are 0 for samples of the target. Dotted: what draws of the target "
+    "have.",
+    "errors": "How well an estimator ranks latents, and points where the truth does, against what "
+    "pushing along its gradient in the window before gains: a point for each estimator and "
+    "window.",
     "samples": "One sample of each of the first prompts, the same noise for every method.",
 }
 
@@ -41,6 +49,9 @@ def figures(facet: Facet) -> list[Drawn]:
         "tuning": (rows["phase"] == "tune").any(),
         "steps": (rows["phase"] == "cost").any(),
         "particles": any(isinstance(log, list) and log for log in judged(rows)["log"]),
+        "scaling": _scales(judged(rows)),
+        "target": "energy" in rows and judged(rows)["energy"].notna().sum() > 1,
+        "errors": (rows["phase"] == "error").any(),
         "samples": "pictures" in rows and rows["pictures"].notna().any(),
     }
     return [
@@ -50,7 +61,7 @@ def figures(facet: Facet) -> list[Drawn]:
 
 def looks(rows: pd.DataFrame) -> dict[str, Style]:
     """One look for each method."""
-    names = list(dict.fromkeys(rows["estimator"]))
+    names = list(dict.fromkeys(rows["method"]))
     return {
         str(name): Style(COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], "-")
         for k, name in enumerate(names)
@@ -71,11 +82,11 @@ def quality(facet: Facet) -> Figure:
         title, scale = SCALES[metric]
         axis.set_xscale("log")
         trials = rows[(rows["phase"] == "tune") & rows[metric].notna()].sort_values("strength")
-        for name, part in trials.groupby("estimator", sort=False):
+        for name, part in trials.groupby("method", sort=False):
             axis.plot(part["seconds_all"], scale * part[metric], color=look[str(name)].colour,
                       marker=".", markersize=3, linewidth=0.7, alpha=0.6)  # fmt: skip
         for _, row in rows[rows["phase"] == "eval"].iterrows():
-            _point(axis, row, metric, scale, look[str(row["estimator"])], name_of(row))
+            _point(axis, row, metric, scale, look[str(row["method"])], str(row["method"]))
         for _, row in plain.iterrows():
             _point(axis, row, metric, scale, PLAIN, f"unsteered, {row['kernel']}")
         axis.set_title(title)
@@ -107,7 +118,7 @@ def tuning(facet: Facet) -> Figure:
             axis.axhline(scale * plain.iloc[0][metric], color="#888888", linestyle="--",
                          linewidth=0.9)  # fmt: skip
         known = trials[trials[metric].notna()].sort_values("strength")
-        for name, part in known.groupby("estimator", sort=False):
+        for name, part in known.groupby("method", sort=False):
             style = look[str(name)]
             axis.plot(part["strength"], scale * part[metric], color=style.colour,
                       marker=style.marker, label=str(name), markeredgecolor="white")  # fmt: skip
@@ -123,14 +134,14 @@ def tuning(facet: Facet) -> Figure:
 def steps(facet: Facet) -> Figure:
     """Ratios of time at every batch, and memory."""
     rows = facet.frame[facet.frame["phase"] == "cost"]
-    names = list(dict.fromkeys(str(name) for name in rows["estimator"]))
+    names = list(dict.fromkeys(str(name) for name in rows["method"]))
     batches = sorted(rows["batch"].unique())
     out = Figure(figsize=(7.6, 1.3 + 0.3 * len(names)), layout="constrained")
     drawing.head(out, f"{facet.title}: a guided step")
     left, right = out.subplots(1, 2, sharey=True)
     for k, batch in enumerate(batches):
         part = rows[rows["batch"] == batch]
-        y = np.array([names.index(str(n)) for n in part["estimator"]])
+        y = np.array([names.index(str(n)) for n in part["method"]])
         y = y + 0.22 * (k - (len(batches) - 1) / 2)
         colour = COLOURS[k]
         bars = np.array([part["over_unsteered"] - part["over_unsteered_lo"],
@@ -165,14 +176,14 @@ def particles(facet: Facet) -> Figure:
     rows, look = judged(facet.frame), looks(facet.frame)
     out, axes = drawing.figure(f"{facet.title}: particles", 2, share_y="none")
     for _, row in rows.iterrows():
-        log, style = row["log"], look[str(row["estimator"])]
+        log, style = row["log"], look[str(row["method"])]
         if not isinstance(log, list) or not log:
             continue
         k = [entry["step"] for entry in log]
         n = row["algorithm.particles"]
         for axis, name, by in zip(axes, ("ess", "ancestors"), (n, 1), strict=True):
             y = [float(np.mean(entry[name])) / by for entry in log]
-            axis.plot(k, y, color=style.colour, marker=style.marker, label=name_of(row),
+            axis.plot(k, y, color=style.colour, marker=style.marker, label=str(row["method"]),
                       markeredgecolor="white")  # fmt: skip
     axes[0].set_title("effective share of N")
     axes[1].set_title("ancestors left")
@@ -194,8 +205,92 @@ def samples(facet: Facet) -> Figure:
             axis.set_axis_off()
         for axis, picture in zip(line, row["pictures"], strict=False):
             axis.imshow(np.moveaxis(picture, 0, 2), interpolation="nearest")
-        line[0].text(-0.15, 0.5, name_of(row), transform=line[0].transAxes, ha="right",
+        line[0].text(-0.15, 0.5, str(row["method"]), transform=line[0].transAxes, ha="right",
                      va="center", fontsize=7)  # fmt: skip
+    return out
+
+
+def _scales(rows: pd.DataFrame) -> bool:
+    """Whether some estimator is there with several numbers of particles."""
+    if "algorithm.particles" not in rows:
+        return False
+    return bool((rows.groupby("estimator")["algorithm.particles"].nunique() > 1).any())
+
+
+def _families(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows by estimator and number of proposals."""
+    m = rows.get("algorithm.proposals", pd.Series(1.0, rows.index)).fillna(1)
+    several = m.groupby(rows["estimator"]).nunique() > 1
+    names = [
+        f"{name}, M = {k:g}" if several[name] else str(name)
+        for name, k in zip(rows["estimator"], m, strict=True)
+    ]
+    return [(str(name), part) for name, part in rows.groupby(names, sort=False)]
+
+
+def scaling(facet: Facet) -> Figure:
+    """Target reward against seconds, a line for each way to spend more."""
+    rows = judged(facet.frame)
+    out, axes = drawing.figure(f"{facet.title}: more particles, more proposals", 1)
+    for k, (name, part) in enumerate(_families(rows)):
+        style = Style(COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], "-")
+        drawing.points(axes[0], [drawing.series(part, name, style, "seconds_all", "target")])
+        for _, row in part.iterrows():
+            n = row.get("algorithm.particles", np.nan)
+            if np.isfinite(n):
+                axes[0].annotate(f"{n:g}", (row["seconds_all"], row["target"]), fontsize=6.5,
+                                 xytext=(3, 3), textcoords="offset points")  # fmt: skip
+    axes[0].set_xlabel("seconds per sample")
+    axes[0].set_ylabel("target reward")
+    drawing.legend(out, axes, columns=2)
+    return out
+
+
+def target(facet: Facet) -> Figure:
+    """Energy distance and excess reward against the number of particles."""
+    rows = judged(facet.frame)
+    rows = rows[rows["energy"].notna()].assign(
+        n=rows.get("algorithm.particles", pd.Series(1.0, rows.index)).fillna(1)
+    )
+    out, axes = drawing.figure(f"{facet.title}: the tilted target", 2, share_y="none")
+    titles = {"energy": "energy distance", "excess": "target reward over the target's"}
+    for axis, (name, title) in zip(axes, titles.items(), strict=True):
+        axis.set_xscale("log")
+        shown = [
+            drawing.series(part, label, Style(COLOURS[k], MARKERS[k], "-"), "n", name)
+            for k, (label, part) in enumerate(_families(rows))
+        ]
+        drawing.points(axis, shown)
+        level = rows["energy_floor"].mean() if name == "energy" else 0.0
+        axis.axhline(level, color="#888888", linestyle=":", linewidth=0.9)
+        ticks = sorted(rows["n"].unique())
+        axis.set_xticks(ticks, [f"{n:g}" for n in ticks])
+        axis.minorticks_off()
+        axis.set_title(title)
+    drawing.label(out, axes, "particles", "")
+    drawing.legend(out, axes, columns=2)
+    return out
+
+
+def errors(facet: Facet) -> Figure:
+    """Rank correlation and gradient cosine against the gain of steering."""
+    rows = facet.frame
+    known = rows[rows["phase"] == "error"]
+    gains = {row["cell"]: gain_of(rows, row) for _, row in judged(rows).iterrows()}
+    out, axes = drawing.figure(f"{facet.title}: error and gain", 2, share_y="all")
+    names = list(dict.fromkeys(rows["estimator"]))
+    for axis, (column, title) in zip(axes, INSIGHT.items(), strict=True):
+        for k, name in enumerate(names):
+            part = known[known["estimator"] == name]
+            axis.plot(part[column], [gains[cell][0] for cell in part["cell"]], color=COLOURS[k],
+                      marker=MARKERS[k], linestyle="none", label=str(name),
+                      markeredgecolor="white")  # fmt: skip
+            for _, row in part.iterrows():
+                axis.annotate(f"{row['sigma']:g}", (row[column], gains[row["cell"]][0]),
+                              fontsize=6, xytext=(3, 3), textcoords="offset points")  # fmt: skip
+        axis.set_xlabel(title)
+    axes[0].set_ylabel("gain in target reward")
+    drawing.legend(out, axes, columns=2)
     return out
 
 
@@ -204,5 +299,8 @@ DRAWS: dict[str, Callable[[Facet], Figure]] = {
     "tuning": tuning,
     "steps": steps,
     "particles": particles,
+    "scaling": scaling,
+    "target": target,
+    "errors": errors,
     "samples": samples,
 }

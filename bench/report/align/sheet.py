@@ -10,7 +10,7 @@ from bench.report import numbers, sheet
 from bench.report.align.claims import CLAIMS
 from bench.report.align.frame import judged, tidy, unsteered_of
 from bench.report.align.plots import figures
-from bench.report.align.tables import name_of, tables
+from bench.report.align.tables import tables
 from bench.report.facets import Facet
 from bench.report.sheet import Sheet
 from bench.stats import mean_interval
@@ -25,7 +25,7 @@ def answer(facet: Facet) -> list[str]:
         if row["phase"] == "unsteered" or base is None:
             continue
         gain = mean_interval(row["target_by_prompt"] - base["target_by_prompt"])
-        found.append((gain.mean, f"{name_of(row)} {numbers.interval(*gain[:3])}"))
+        found.append((gain.mean, f"{str(row['method'])} {numbers.interval(*gain[:3])}"))
     if not found:
         return []
     ranked = "; ".join(text for _, text in sorted(found, reverse=True))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bench.report import numbers
+from bench.report.align import insight, saving
 from bench.report.align.frame import judged, unsteered_of
 from bench.report.facets import REWARDS, Facet
 from bench.report.paper import printed
@@ -20,13 +21,8 @@ OTHERS = {"clip": "CLIP", "aesthetic": "aesthetic", "hps": "HPS", "pick": "held-
 
 def reference(rows: pd.DataFrame) -> str | None:
     """Whom all others are compared with: the first method with a stitched value model."""
-    mine = rows.loc[rows["estimator_build"] == "stitched", "estimator"]
+    mine = rows.loc[rows["estimator_build"] == "stitched", "method"]
     return None if mine.empty else str(mine.iloc[0])
-
-
-def name_of(row: pd.Series) -> str:
-    """A method, and its sampler where that is not an SDE of the suite's."""
-    return f"{row['estimator']} (ODE)" if row["kernel"] == "ode" else str(row["estimator"])
 
 
 def tables(facet: Facet) -> list[Table]:
@@ -38,7 +34,8 @@ def tables(facet: Facet) -> list[Table]:
               "same sampler, prompts and noise. Strengths multiply gradients of unit root mean "
               "square where they are normalised, else one over the reward's spread. Energy: "
               "distance to the tilted target of that strength, 0 for samples of it; in brackets "
-              "what as many draws of the target itself have.", methods(rows)),
+              "what as many draws of the target itself have. Over the tilted target: mean target "
+              "reward minus that of its draws.", methods(rows)),
         Table("against", f"Against {reference(rows)}, prompt by prompt",
               "Method minus reference; clear where the Holm-adjusted p over this table is below "
               "0.05. Detectable: the difference that these prompts would show four times in "
@@ -55,6 +52,16 @@ def tables(facet: Facet) -> list[Table]:
         Table("particles", "What happened to the particles",
               "Effective sample size as a share of N, distinct starting particles left, and the "
               "spread of values between particles, means over samples.", particles(rows)),
+        Table("insight", "Error of the estimator, and gain of steering with it",
+              "At latents on the way of unsteered samples, where the window ends for the "
+              "truth under the prompt's posterior; the gain is of the window alone.",
+              insight.listed(rows)),
+        Table("foretold", "Does the first foretell the second?",
+              "Spearman's correlation over estimators, with 95 % intervals.", insight.ranks(rows)),
+        Table("saving", "Seconds saved at equal target reward",
+              "Share of the seconds that adding particles needs for the same target reward, "
+              "interpolated between the measured points; 95 % bootstrap intervals over prompts. "
+              "Outside the measured range there is no number.", saving.listed(rows)),
         *paper(facet),
     ]  # fmt: skip
     return [table for table in made if len(table.frame)]
@@ -68,14 +75,16 @@ def methods(rows: pd.DataFrame) -> pd.DataFrame:
         if row["phase"] == "unsteered":
             base = None
         out.append({
-            "method": name_of(row),
+            "method": str(row["method"]),
             "strength": numbers.plain(row["strength"]),
             "target reward": numbers.of(row, "target"),
             "gain": _gain(row, base, "target"),
             "shows the prompt": _percent(row, "correct"),
             "its gain": _gain(row, base, "correct", 100),
-            **{title: numbers.of(row, name) for name, title in OTHERS.items()
-               if f"{name}_by_prompt" in row and _known(row, name)},
+            **{title: numbers.of(row, name) for name, title in _others(rows).items()
+               if _known(row, name)},
+            **({"over the tilted target": numbers.of(row, "excess")}
+               if _known(row, "excess") else {}),
             "diversity": numbers.of(row, "diversity"),
             "energy": _energy(row),
             "time per sample": numbers.seconds(row.get("seconds_all")),
@@ -83,6 +92,13 @@ def methods(rows: pd.DataFrame) -> pd.DataFrame:
             "not finite": f"{row['nonfinite']:g}",
         })  # fmt: skip
     return pd.DataFrame(out).fillna(numbers.MISSING)
+
+
+def _others(rows: pd.DataFrame) -> dict[str, str]:
+    """Further scores, those of judges that were asked later included: column to title."""
+    later = [str(n).removesuffix("_by_prompt") for n in rows if str(n).startswith("judge ")
+             and str(n).endswith("_by_prompt")]  # fmt: skip
+    return OTHERS | {name: name.removeprefix("judge ") for name in later}
 
 
 def _known(row: pd.Series, metric: str) -> bool:
@@ -113,12 +129,12 @@ def _times(row: pd.Series, base: pd.Series | None) -> float:
 def comparisons(rows: pd.DataFrame) -> Iterator[tuple[str, str, Paired]]:
     """Every method minus the reference: method, metric, comparison."""
     found, against = judged(rows), reference(judged(rows))
-    ours = found[found["estimator"] == against]
-    for _, row in found[found["estimator"] != against].iterrows():
+    ours = found[found["method"] == against]
+    for _, row in found[found["method"] != against].iterrows():
         for metric in COMPARED if len(ours) else ():
             one, other = (x.get(f"{metric}_by_prompt") for x in (row, ours.iloc[0]))
             if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-                yield name_of(row), metric, paired(one, other)
+                yield str(row["method"]), metric, paired(one, other)
 
 
 def against(rows: pd.DataFrame) -> pd.DataFrame:
@@ -144,7 +160,7 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
     for row in rows[rows["phase"] == "cost"].to_dict("records"):
         spent = (row["step"], row["step_lo"], row["step_hi"])
         out.append({
-            "method": row["estimator"],
+            "method": row["method"],
             "batch": f"{row['batch']:g}",
             "time": numbers.seconds_interval(*spent),
             "over unsteered": numbers.of(row, "over_unsteered"),
@@ -166,7 +182,7 @@ def kinds(rows: pd.DataFrame) -> pd.DataFrame:
             continue
         x = pd.Series(row["correct_by_prompt"]).groupby(row["kinds"], sort=False)
         shares = {str(kind): f"{100 * mean:.0f} %" for kind, mean in x.mean().items()}
-        out.append({"method": name_of(row)} | shares)
+        out.append({"method": str(row["method"])} | shares)
     return pd.DataFrame(out)
 
 
@@ -174,7 +190,7 @@ def tuning(rows: pd.DataFrame) -> pd.DataFrame:
     """Trials, by method and strength."""
     out = []
     mine = rows[rows["phase"] == "tune"]
-    for name, part in mine.groupby("estimator", sort=False):
+    for name, part in mine.groupby("method", sort=False):
         for _, row in part.sort_values("strength").iterrows():
             shown = isinstance(row.get("target_by_prompt"), np.ndarray)
             out.append({
@@ -198,7 +214,7 @@ def particles(rows: pd.DataFrame) -> pd.DataFrame:
         for entry in picked:
             n = row["algorithm.particles"]
             out.append({
-                "method": name_of(row),
+                "method": str(row["method"]),
                 "step": f"{entry['step']}",
                 "effective share": numbers.fixed(float(np.mean(entry["ess"])) / n),
                 "ancestors": numbers.fixed(float(np.mean(entry["ancestors"])), 1),

@@ -23,7 +23,7 @@ from stitchvm.backbone import NULL, Prompts
 from stitchvm.reward import Reward
 from stitchvm.streams import Streams, derive
 from stitchvm.value import Target, ValueEstimator
-from stitchvm.world import Finish, Shown, Split, World
+from stitchvm.world import Drawn, Finish, Shown, Split, World
 
 PIXELS = 12  # numbers in the 2 x 2 pixels of 3 channels that a latent position decodes to
 CHANNELS, EMBEDDING = 16, 16  # of the rewards' network
@@ -85,7 +85,8 @@ class GaussianWorld(World):
         )
         self.prompts = self.book.texts
         decoder = self._make.orthonormal("decoder", PIXELS, c)
-        self.backbone = GaussianBackbone(mixture, self.book, (c, h, w), decoder).to(**self._to)
+        self.flow = GaussianBackbone(mixture, self.book, (c, h, w), decoder).to(**self._to)
+        self.backbone = self.flow  # what is asked; it may be wrapped, the truth stays with its own
         self.book.to(**self._to)
         self._pool = torch.eye(h * w * CHANNELS, dtype=torch.float64).unflatten(
             1, (h * w, CHANNELS)
@@ -112,8 +113,8 @@ class GaussianWorld(World):
 
         It reads what varies: random combinations of the components' directions and means.
         """
-        tokens = embedding_map(self.backbone, self._plain()).double().cpu()
-        mixture = self.backbone.mixture.to(tokens)
+        tokens = embedding_map(self.flow, self._plain()).double().cpu()
+        mixture = self.flow.mixture.to(tokens)
         varies = torch.cat([*mixture.directions.unbind(), mixture.means.T], 1)
         e = self._make.normal("embedding", q, varies.shape[1]) @ varies.T
         weights = self.book.weights([NULL])[0].double().cpu().exp()
@@ -157,15 +158,15 @@ class GaussianWorld(World):
     def _curvature(self, count: int, q: int) -> Tensor:
         """Curvatures a_cm of either sign, positive on average, scaled by CURVATURE."""
         a = 0.5 + self._make.normal("a", count, q)
-        e = embedding_map(self.backbone, self._plain()).double().cpu()
-        covariances = self.backbone.mixture.to(e).covariances()
+        e = embedding_map(self.flow, self._plain()).double().cpu()
+        covariances = self.flow.mixture.to(e).covariances()
         largest = torch.linalg.eigvalsh(e @ covariances @ e.T).max()
         return a * CURVATURE / (2 * largest * a.abs().max())
 
     def draw(self, c: Prompts, rng: Streams) -> Tensor:
         """Clean latents of prompts, (B, C, H, W)."""
-        mixture = self.backbone.mixture
-        return mixture.sample(self.book.weights(c), rng).unflatten(1, self.backbone.latent)
+        mixture = self.flow.mixture
+        return mixture.sample(self.book.weights(c), rng).unflatten(1, self.flow.latent)
 
     def images(self, split: Split, count: int) -> Iterator[Shown]:
         """Decoded draws under the prompts in turn, so that all together are the data."""
@@ -173,7 +174,7 @@ class GaussianWorld(World):
             rows = range(first, min(first + AT_ONCE, count))
             c = [self.prompts[row % len(self.prompts)] for row in rows]
             rng = Streams(derive(0, "images", split, row) for row in rows)
-            yield Shown(self.backbone.decode(self.draw(c, rng)), c)
+            yield Shown(self.flow.decode(self.draw(c, rng)), c)
 
     def pictures(self, z_0: Tensor) -> None:
         """None: a Gaussian decodes to noise."""
@@ -182,17 +183,18 @@ class GaussianWorld(World):
         """The latent itself, flat."""
         return z_0.flatten(1)
 
-    def tilted_seen(self, reward: Reward, c: str, lam: float, rng: Streams) -> Tensor | None:
+    def tilted_draws(self, reward: Reward, c: str, lam: float, rng: Streams) -> Drawn | None:
         """Exact draws; None for a foreign reward."""
         if not isinstance(reward, GaussianReward):
             return None
-        return self.tilted(reward, c, lam).sample(rng).flatten(1)
+        z_0 = self.tilted(reward, c, lam).sample(rng)
+        return Drawn(self.seen(z_0), reward(self.flow.decode(z_0), [c] * len(z_0)))
 
     def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:
         """The exact value; None for the `model` posterior or a foreign reward: no closed form."""
         if target.posterior == "model" or not isinstance(reward, GaussianReward):
             return None
-        return Truth(self.backbone, reward, target)
+        return Truth(self.flow, reward, target)
 
     def certainty(
         self, reward: Reward, target: Target, z_t: Tensor, t: Tensor, c: Prompts
@@ -212,14 +214,14 @@ class GaussianWorld(World):
             if rng is None:
                 raise ValueError("expected rng, one stream per latent, got None")
             weights = self.book.weights(c if posterior == "prompt" else [NULL] * len(z_t))
-            exact = Posterior.of(self.backbone.mixture, weights, z_t.flatten(1), t.to(z_t))
-            return exact.sample(rng).unflatten(1, self.backbone.latent)
+            exact = Posterior.of(self.flow.mixture, weights, z_t.flatten(1), t.to(z_t))
+            return exact.sample(rng).unflatten(1, self.flow.latent)
 
         return finish
 
     def tilted(self, reward: GaussianReward, c: str, lam: float) -> Tilted:
         """The tilted target p*(z_0 | c) ~ p(z_0 | c) exp(lambda r)."""
-        return Tilted.of(self.backbone, reward, c, lam)
+        return Tilted.of(self.flow, reward, c, lam)
 
 
 class _Maker:

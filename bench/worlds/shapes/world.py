@@ -26,7 +26,7 @@ from stitchvm.models.folder import load_network
 from stitchvm.reward import Features, Reward
 from stitchvm.streams import Streams
 from stitchvm.value import EmbeddingEstimator, Target, ValueEstimator
-from stitchvm.world import Certainty, Finish, Shown, Split, World
+from stitchvm.world import Certainty, Drawn, Finish, Shown, Split, World
 
 TOWERS = {"clip": "clip", "aesthetic": "clip", "hps": "hps", "pick": "pick"}  # whose embedding
 GENERATORS = ("large", "small")
@@ -182,12 +182,13 @@ class ShapesWorld(World):
         """As GenEval has them."""
         return [parse(text).kind for text in c]
 
-    def tilted_seen(self, reward: Reward, c: str, lam: float, rng: Streams) -> Tensor:
+    def tilted_draws(self, reward: Reward, c: str, lam: float, rng: Streams) -> Drawn:
         """Members of the prompt's bank, weighted by exp(lambda r)."""
         bank = self.bank("prompt", c)
         r = BankTruth(self, reward, Target("soft", "prompt", lam)).rewards(bank, c)
         p = (bank.log_weights + lam * r).softmax(0)
-        return bank.embeddings[TOWERS["clip"]][pick(p.expand(len(rng), -1), rng)]
+        chosen = pick(p.expand(len(rng), -1), rng)
+        return Drawn(bank.embeddings[TOWERS["clip"]][chosen], r[chosen])
 
     def truth(self, reward: Reward, target: Target) -> ValueEstimator | None:
         """The value under the bank's posterior; of the `model`, what was rolled out, or None."""
