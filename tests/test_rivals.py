@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from baselines import ESTIMATORS
 from baselines.calibrated import build as calibrated
 from baselines.feature_head import FeatureHead, Head
 from baselines.trained import folder_of, weights
@@ -151,3 +152,14 @@ def test_calibrating_what_knows_nothing_of_the_prompt_uses_other_prompts(world):
         inner = estimator.inner(z_t, t, c)
         torch.testing.assert_close(estimator(z_t, t, c), (slope * inner + offset).float())
     assert json.dumps(estimator.target.as_dict()) == json.dumps(estimator.inner.target.as_dict())
+
+
+@pytest.mark.parametrize(
+    "name", ["stitched", "vae_stitch", "noisy_student", "feature_head", "tweedie"]
+)
+def test_times_may_be_more_precise_than_latents(name, world):
+    model = ESTIMATORS[name](world, world.reward("aesthetic"))
+    z_t, c = torch.randn(2, *world.backbone.latent), list(world.prompts[:2])
+    for t in (torch.tensor(0.5), torch.tensor([0.5, 0.75])):
+        with torch.no_grad():
+            assert torch.allclose(model(z_t, t.double(), c), model(z_t, t, c), atol=1e-4)

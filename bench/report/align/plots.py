@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.report import drawing
 from bench.report.align.frame import judged
@@ -13,17 +14,18 @@ from bench.report.align.insight import INSIGHT, gain_of
 from bench.report.estimators import HUES, MARKERS, SPARE, Style
 from bench.report.facets import Facet
 from bench.report.sheet import Drawn
+from bench.stats import Array, Interval, mean_interval
 
-SCALES = {"target": ("target reward", 1.0), "correct": ("shows the prompt, %", 100.0),
+SCALES = {"target": ("target reward", 1.0), "correct": ("share that shows the prompt, %", 100.0),
           "pick": ("held-out judge", 1.0)}  # fmt: skip
 COLOURS = tuple(dict.fromkeys([HUES["stitched"], "#d55e00", "#0072b2", "#e69f00", "#cc79a7",
                                "#56b4e9", "#882255", "#b8a100", *SPARE]))  # fmt: skip
 INCH = 0.62  # of a picture
 PLAIN = Style("#000000", "X", "none")
 CAPTIONS = {
-    "quality": "What samples are worth against what they take. Lines: the strengths that were "
-    "tried, on prompts of their own; filled: the chosen strength on prompts that nothing was "
-    "chosen on, with 95 % intervals; crosses: unsteered samples there.",
+    "quality": "What samples gain over unsteered ones, paired by prompt, against what they take. "
+    "Lines: the strengths that were tried, on prompts of their own; filled: the chosen strength "
+    "on prompts that nothing was chosen on, with 95 % intervals.",
     "tuning": "Every strength that was tried; ringed: the chosen one. Dashed: unsteered samples "
     "of these prompts.",
     "steps": "A guided step over an unsteered one, timed in turns, with 95 % intervals, what "
@@ -73,34 +75,51 @@ def _shown(rows: pd.DataFrame) -> list[str]:
 
 
 def quality(facet: Facet) -> Figure:
-    """Target, judge and verifier against seconds."""
+    """Gains in target, verifier and judge against seconds."""
     rows, look = facet.frame, looks(facet.frame)
     shown = _shown(rows)
     out, axes = drawing.figure(f"{facet.title}: worth against time", len(shown), share_y="none")
-    plain = rows[rows["phase"] == "unsteered"].drop_duplicates(["kernel", "steps"])
     for axis, metric in zip(axes, shown, strict=True):
         title, scale = SCALES[metric]
         axis.set_xscale("log")
         trials = rows[(rows["phase"] == "tune") & rows[metric].notna()].sort_values("strength")
         for name, part in trials.groupby("method", sort=False):
-            axis.plot(part["seconds_all"], scale * part[metric], color=look[str(name)].colour,
-                      marker=".", markersize=3, linewidth=0.7, alpha=0.6)  # fmt: skip
+            gains = [scale * _gain(rows, row, metric, "unsteered tune")[0]
+                     for _, row in part.iterrows()]  # fmt: skip
+            axis.plot(part["seconds_all"], gains, color=look[str(name)].colour, marker=".",
+                      markersize=3, linewidth=0.7, alpha=0.6)  # fmt: skip
         for _, row in rows[rows["phase"] == "eval"].iterrows():
-            _point(axis, row, metric, scale, look[str(row["method"])], str(row["method"]))
-        for _, row in plain.iterrows():
-            _point(axis, row, metric, scale, PLAIN, f"unsteered, {row['kernel']}")
-        axis.set_title(title)
+            _point(axis, row["seconds_all"], scale * np.array(_gain(rows, row, metric)[:3]),
+                   look[str(row["method"])], str(row["method"]))  # fmt: skip
+        plain = rows[rows["phase"] == "unsteered"]["seconds_all"].median()
+        _point(axis, plain, np.zeros(3), PLAIN, "unsteered")
+        axis.axhline(0, color="#888888", linestyle=":", linewidth=0.9, zorder=1)
+        axis.set_title(f"gain in {title}")
+        _plain_ticks(axis)
     drawing.label(out, axes, "seconds per sample", "")
     drawing.legend(out, axes, columns=2)
     return out
 
 
-def _point(axis: Axes, row: pd.Series, metric: str, scale: float, style: Style, name: str) -> None:
-    ends = [[scale * (row[metric] - row[f"{metric}_lo"])],
-            [scale * (row[f"{metric}_hi"] - row[metric])]]  # fmt: skip
-    axis.errorbar([row["seconds_all"]], [scale * row[metric]], yerr=np.maximum(ends, 0),
-                  color=style.colour, marker=style.marker, markersize=5, elinewidth=0.9,
-                  linestyle="none", label=name, markeredgecolor="white")  # fmt: skip
+def _gain(rows: pd.DataFrame, row: pd.Series, metric: str, phase: str = "unsteered") -> Interval:
+    """A row's gain over unsteered samples of its cell, paired by prompt."""
+    base = rows[(rows["cell"] == row["cell"]) & (rows["phase"] == phase)].iloc[0]
+    return mean_interval(row[f"{metric}_by_prompt"] - base[f"{metric}_by_prompt"])
+
+
+def _point(axis: Axes, x: float, y: Array, style: Style, name: str) -> None:
+    """A point with its interval: mean, lower and upper end."""
+    ends = np.nan_to_num([[y[0] - y[1]], [y[2] - y[0]]])
+    axis.errorbar([x], [y[0]], yerr=np.maximum(ends, 0), color=style.colour, marker=style.marker,
+                  markersize=5, elinewidth=0.9, linestyle="none", label=name,
+                  markeredgecolor="white")  # fmt: skip
+
+
+def _plain_ticks(axis: Axes) -> None:
+    """Numbers as people write them on a logarithmic axis."""
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
 
 
 def tuning(facet: Facet) -> Figure:
@@ -195,6 +214,8 @@ def particles(facet: Facet) -> Figure:
 def samples(facet: Facet) -> Figure:
     """A grid of pictures: a method a row, a prompt a column."""
     rows = facet.frame[facet.frame["pictures"].notna()]
+    plain = rows["phase"] == "unsteered"
+    rows = pd.concat([rows[plain].drop_duplicates(["kernel", "steps"]), rows[~plain]])
     count = max(len(x) for x in rows["pictures"])
     height = 0.8 + (INCH + 0.06) * len(rows)
     out = Figure(figsize=(2.3 + INCH * count, height), layout="constrained")
@@ -205,7 +226,8 @@ def samples(facet: Facet) -> Figure:
             axis.set_axis_off()
         for axis, picture in zip(line, row["pictures"], strict=False):
             axis.imshow(np.moveaxis(picture, 0, 2), interpolation="nearest")
-        line[0].text(-0.15, 0.5, str(row["method"]), transform=line[0].transAxes, ha="right",
+        name = "unsteered" if row["phase"] == "unsteered" else str(row["method"])
+        line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right",
                      va="center", fontsize=7)  # fmt: skip
     return out
 

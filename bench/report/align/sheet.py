@@ -41,10 +41,9 @@ def report(
 
 
 def _pictures(store: Store, row: pd.Series) -> Any:  # noqa: ANN401 - an array or nothing
-    """The pictures of judged samples."""
+    """Of judged samples, and of unsteered ones beside them."""
     names = {"eval": "pictures", "unsteered": "unsteered_pictures"}
-    plain = row["phase"] == "unsteered" and row["algorithm_build"] != "sample"
-    if row["phase"] not in names or plain:
+    if row["phase"] not in names:
         return None
     return store.samples(str(row["cell"]), str(row["attempt"])).get(names[row["phase"]])
 
