@@ -47,25 +47,29 @@ def build_of(kind: Loads[E_co], name: str) -> Callable[..., E_co]:
         name: Of the model that it takes by default.
     """
 
-    def build(world: World, reward: Reward, *, model: str = name) -> E_co:
+    def build(
+        world: World, reward: Reward, *, model: str = name, generator: str | None = None
+    ) -> E_co:
         """A trained estimator of a world.
 
         Args:
             world: Where.
             reward: Of what.
             model: Name of one that ships with the world, or a folder.
+            generator: What it was made of, where that is another generator on the same latents.
 
         Raises:
             FileNotFoundError: if there is none.
             ValueError: if it is of another backbone or reward.
         """
         folder = folder_of(world, reward, model)
-        return kind.from_pretrained(folder, world.backbone, reward)
+        backbone = world.backbone if generator is None else world.other(generator)
+        return kind.from_pretrained(folder, backbone, reward)
 
     return build
 
 
-def weights(world: World, reward: Reward, *, model: str) -> str:
+def weights(world: World, reward: Reward, *, model: str, generator: str | None = None) -> str:
     """Which weights a model has, 16 hexadecimal digits: trained again, it is another estimator.
 
     Beside a `build`, a function of this name says so to whoever keeps results.
@@ -73,5 +77,6 @@ def weights(world: World, reward: Reward, *, model: str) -> str:
     Raises:
         FileNotFoundError: if there is no such model.
     """
+    del generator  # its identity is in the configuration
     (config,) = folder_of(world, reward, model).glob("*.json")
     return file_digest(config.read_bytes())[:16]  # it holds the digests of all other files

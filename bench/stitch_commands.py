@@ -59,7 +59,10 @@ out = click.option(
 
 @click.group(epilog="Example: stitchbench stitch search shapes --reward clip")
 def stitch() -> None:
-    """Make a value model: search where to stitch, tune a learning rate, train, judge."""
+    """Make a value model: search where to stitch, tune a learning rate, train, judge.
+
+    A WORLD may come with settings: shapes,generator=small.
+    """
 
 
 def _where(world: str, out: Path | None) -> Path:
@@ -92,12 +95,12 @@ def search(  # noqa: PLR0913 - one for each option
     """Fit every pair of blocks (i, j) in one pass; print the losses and keep the picks."""
     from bench.images import of_world  # noqa: PLC0415 - slow to import
     from bench.stitching import find  # noqa: PLC0415
-    from bench.worlds import WORLDS  # noqa: PLC0415
+    from bench.worlds import named  # noqa: PLC0415
     from stitchvm.search import Settings  # noqa: PLC0415
 
     folder = _where(world, out) / reward / f"search-{trunk}"
     settings = Settings(source=source, ridge=ridge, seed=seed)
-    made = WORLDS[world]()
+    made = named(world)
     images = of_world(made, pictures)
     found = find(made, reward, folder, settings, probes=probes, trunk=trunk, images=images)
     click.echo(" i  j      loss  normalised     R2   held: loss  normalised     R2    MFLOP")
@@ -245,10 +248,10 @@ def evaluate(
     from bench import appraisal  # noqa: PLC0415
     from bench.interleaved import clock_of  # noqa: PLC0415
     from bench.report.numbers import interval, plain  # noqa: PLC0415
-    from bench.worlds import WORLDS  # noqa: PLC0415
+    from bench.worlds import named  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    made = WORLDS[world]()
+    made = named(world)
     of = made.reward(reward)
     found = ESTIMATORS[estimator](made, of, model=model)
     names = ("model", "tweedie", "constant")
@@ -288,10 +291,10 @@ def _workshop(
 
     from bench.images import of_world  # noqa: PLC0415
     from bench.stitching import Workshop  # noqa: PLC0415
-    from bench.worlds import WORLDS  # noqa: PLC0415
+    from bench.worlds import named  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    made = WORLDS[world]()
+    made = named(world)
     return Workshop(made, _where(world, out), of_world(made, pictures), count)
 
 

@@ -91,6 +91,14 @@ class World(ABC):
             count: How many; they come in batches.
         """
 
+    def other(self, generator: str) -> Backbone:
+        """Another generator on the same latents, for value models that are made of it.
+
+        Raises:
+            ValueError: if the world has none of that name.
+        """
+        raise ValueError(f"expected a world with other generators, got {self.name!r}")
+
     def trained(self, reward: Reward) -> dict[str, Path]:
         """Folders of the value models that ship with the world, made of a reward, by name."""
         del reward

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+import yaml
+
 from bench.cell import Part
-from bench.resolve import resolve
+from bench.resolve import complete, resolve
 from bench.worlds import gaussian
 from bench.worlds.shapes import shapes
 from stitchvm.reward import Reward
@@ -18,6 +20,24 @@ WORLDS: dict[str, Callable[..., World]] = {
 def make(world: Part, device: str = "cpu") -> World:
     """The world a specification names, built on a device."""
     return resolve(world.build, WORLDS, "world")(**world.settings, device=device)
+
+
+def named(text: str) -> World:
+    """A world with settings, as a command line names it: `shapes`, `shapes,generator=small`.
+
+    Raises:
+        UnknownName: for a world or setting nobody knows.
+        ValueError: for a setting without a value, or of the wrong type.
+    """
+    name, *given = text.split(",")
+    settings = {}
+    for setting in given:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"expected WORLD,SETTING=VALUE, got {text!r}")
+        settings[key.strip()] = yaml.safe_load(value)
+    build = resolve(name, WORLDS, "world")
+    return build(**complete(build, settings, f"world {name!r}"))
 
 
 def reward_of(reward: Part, world: World) -> Reward:

@@ -23,6 +23,7 @@ from stitchvm.evaluation import Evaluation
 from stitchvm.models import aesthetic, clip, sd3
 from stitchvm.models.clip import ClipTower
 from stitchvm.models.folder import load_network
+from stitchvm.models.sd3 import Sd3Backbone
 from stitchvm.reward import Features, Reward
 from stitchvm.streams import Streams
 from stitchvm.value import EmbeddingEstimator, Target, ValueEstimator
@@ -74,9 +75,7 @@ class ShapesWorld(World):
         self.folder, self.device, self.generator = folder, device, generator
         self.version = verify(folder)
         self.digest = f"{self.version}-{generator}-{members}-{prompt_members}"
-        self.backbone = sd3.load(
-            folder / generator, vae=folder / "large" / "vae", text_length=0, device=device
-        )
+        self.backbone = self._load(generator)
         tiny = load_network(AutoencoderTiny, folder / "tiny", torch.float32).to(device)
         self.tiny = self.backbone.with_decoder(tiny)
         self.members, self.prompt_members = members, prompt_members
@@ -85,6 +84,20 @@ class ShapesWorld(World):
         self._rewards: dict[str, ClipTower] = {}
         towers = {t: lambda t=t: self.reward(t) for t in dict.fromkeys(TOWERS.values())}
         self.banks = Banks(self.backbone, towers, folder / "banks", self.version)
+
+    def _load(self, generator: str) -> Sd3Backbone:
+        vae = self.folder / "large" / "vae"
+        return sd3.load(self.folder / generator, vae=vae, text_length=0, device=self.device)
+
+    def other(self, generator: str) -> Backbone:
+        """The `large` or the `small` one.
+
+        Raises:
+            ValueError: for another.
+        """
+        if generator not in GENERATORS:
+            raise ValueError(f"expected a generator in {GENERATORS}, got {generator!r}")
+        return self._load(generator)
 
     def reward(self, name: str) -> Reward:
         """The reward of that name: clip, aesthetic, hps, or the held-out judge pick.
