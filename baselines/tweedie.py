@@ -54,26 +54,28 @@ class Tweedie(EmbeddingEstimator):
         self.backbone, self.reward, self.latent = backbone, reward, backbone.latent
         self.velocity = backbone.velocity if velocity is None else velocity
         self.target, self.graph = Target(value="mean", posterior=posterior), graph
-        if graph == "checkpointed":
-            backbone.recompute_blocks()
 
     def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
         """Those of the decoded posterior mean."""
         seen = c if self.target.posterior == "prompt" else [NULL] * len(z_t)
-        run = checkpointed if self.graph == "checkpointed" else called
+        run = self._checkpointed if self.graph == "checkpointed" else called
         with thawed(self if self.graph == "unfrozen" else None):
             z_0 = denoise(z_t, t, run(self.velocity, z_t, t, seen))
             return run(self.reward.features, run(self.backbone.decode, z_0))
+
+    def _checkpointed(self, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
+        """A function of its arguments, computed again in the backward pass, block by block."""
+
+        def within(*given: Any) -> Any:  # noqa: ANN401
+            with self.backbone.recomputing():
+                return function(*given)
+
+        return checkpoint(within, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 def called(function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
     """A function of its arguments."""
     return function(*args)
-
-
-def checkpointed(function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
-    """The same, computed again in the backward pass."""
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from baselines.best_of_n import best_of_n
@@ -166,6 +167,13 @@ class Guide(Algorithm):
     ) -> Callable[[Tensor, Tensor, Tensor, Prompts], Any]:
         """One transition of the guided sampler, for timing."""
         return setting.kernel(self._guided(setting, strength)).transition
+
+    def middle(self, setting: Setting) -> int:
+        """The guided step nearest t = 1/2, counted from 0."""
+        times = setting.times[:-1]
+        guided = self._guided(setting, 1.0).profile(times) > 0
+        away = torch.where(guided, (times - 0.5).abs(), torch.inf)
+        return int(away.argmin())
 
     def run(self, setting: Setting, strength: float, z: Tensor, c: Prompts, rng: Streams) -> Made:
         """One sample of each prompt."""

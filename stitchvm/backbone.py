@@ -8,6 +8,7 @@ select(join(a, b), rows of b) == b
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,14 +47,22 @@ class State:
         c = None if self.c is None else [self.c[row] for row in rows.tolist()]
         return State(self.features[rows], self.i, self.z_t[rows], t, c, hidden)
 
+    def meets(self, other: "State") -> None:
+        """Refuse to be joined with a state after another block.
+
+        Raises:
+            ValueError: if it is one.
+        """
+        if self.i != other.i:
+            raise ValueError(f"expected states after one block, got {self.i} and {other.i}")
+
     def with_rows(self, other: "State", hidden: Any) -> "State":
         """This state and another as one batch, whose hidden part the backbone has joined.
 
         Raises:
             ValueError: if they are not after the same block.
         """
-        if self.i != other.i:
-            raise ValueError(f"expected states after one block, got {self.i} and {other.i}")
+        self.meets(other)
         times = torch.cat([s.t.expand(len(s.z_t)) for s in (self, other)])
         c = [text for s in (self, other) for text in ([NULL] * len(s.z_t) if s.c is None else s.c)]
         features, z_t = (
@@ -106,8 +115,9 @@ class Backbone(nn.Module, ABC):
     def trunk_weights(self, i: int) -> dict[str, Tensor]:
         """The weights that `trunk` uses up to block i, by name."""
 
-    def recompute_blocks(self) -> None:
-        """From now on, compute blocks again in the backward pass, if there are any."""
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Meanwhile, let the graph keep what enters blocks alone; the rest is computed again."""
+        return nullcontext()
 
     def null_text(self) -> dict[str, Tensor]:
         """The null prompt's embedding, without which `trunk` needs a text encoder; none: {}."""

@@ -6,6 +6,8 @@
 """
 
 from collections import deque
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from stitchvm.backbone import NULL, Backbone, Prompts, State, Velocity
 
 KEEP = 64  # calls remembered
+HINT = 16  # numbers of a latent by which it is looked up
 STATES = 8  # states of a backbone remembered: they are large
 
 
@@ -107,9 +110,9 @@ class Shared(Backbone):
         """As inside."""
         return self.inner.trunk_weights(i)
 
-    def recompute_blocks(self) -> None:
+    def recomputing(self) -> AbstractContextManager[None]:
         """As inside."""
-        self.inner.recompute_blocks()
+        return self.inner.recomputing()
 
     def null_text(self) -> dict[str, Tensor]:
         """As inside."""
@@ -192,18 +195,21 @@ class SharedTrunk(Backbone):
         return self.inner.join(state, self.inner.trunk(z_t, times, state.i, c))
 
     def _called(self, z_t: Tensor, t: Tensor, c: Prompts, u: Tensor) -> Tensor:
-        self._call = _Call(z_t.detach(), t, tuple(c), u.detach())
+        self._call = _Call(z_t.detach().clone(), t.clone(), tuple(c), u.detach().clone())
         return u
 
     def trunk(self, z_t: Tensor, t: Tensor, i: int, c: Prompts | None = None) -> State:
         """As inside, and remembered."""
-        self._state = self.inner.trunk(z_t, t, i, c)
-        return self._state
+        return self._kept(self.inner.trunk(z_t, t, i, c))
 
     def advance(self, state: State, i: int) -> State:
         """As inside, and remembered."""
-        self._state = self.inner.advance(state, i)
-        return self._state
+        return self._kept(self.inner.advance(state, i))
+
+    def _kept(self, state: State) -> State:
+        """Remember a state; its latents are the caller's, who may change them."""
+        self._state = replace(state, z_t=state.z_t.detach().clone(), t=state.t.clone())
+        return state
 
     def resume(self, state: State) -> Tensor:
         """As inside."""
@@ -221,9 +227,9 @@ class SharedTrunk(Backbone):
         """As inside."""
         return self.inner.trunk_weights(i)
 
-    def recompute_blocks(self) -> None:
+    def recomputing(self) -> AbstractContextManager[None]:
         """As inside."""
-        self.inner.recompute_blocks()
+        return self.inner.recomputing()
 
     def null_text(self) -> dict[str, Tensor]:
         """As inside."""
@@ -250,8 +256,11 @@ def _found(known: State | _Call | None, z_t: Tensor, t: Tensor, c: Prompts) -> T
     at = {text: k for k, text in enumerate(dict.fromkeys([*texts, *c]))}
     mine, theirs = (torch.tensor([at[x] for x in of], device=z_t.device) for of in (texts, c))
     same = (theirs[:, None] == mine) & (asked[:, None] == times)
-    same &= (z_t.flatten(1)[:, None] == known.z_t.detach().flatten(1)).all(2)
-    return same.int().argmax(1) if bool(same.any(1).all()) else None
+    some = slice(HINT)  # of a latent: enough to find it by; then all of it must agree
+    same &= (z_t.flatten(1)[:, None, some] == known.z_t.flatten(1)[:, some]).all(2)
+    rows = same.int().argmax(1)
+    found = bool(same.any(1).all()) and torch.equal(known.z_t[rows], z_t)
+    return rows if found else None
 
 
 def _alike(known: State | _Call, c: list[str]) -> bool:

@@ -161,13 +161,28 @@ def trajectory(
     for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
         kernel = sampler.transition(z, t, s, c)
         last, z = z, kernel.mean if rng is None or not sampler.stochastic else kernel.draw(rng)
-        if not bool(z.isfinite().all()):
-            raise Diverged(
-                f"expected finite latents, got {int((~z.isfinite()).sum())} values that are not "
-                f"after step {k} of {len(times) - 1} (t = {float(s.max()):.3g}), from latents of "
-                f"norm {float(last.flatten(1).norm(dim=1).max()):.3g} at most"
-            )
+        check_finite(z, last, k, times)
         yield Step(s, z)
+
+
+def check_finite(z: Tensor, last: Tensor, k: int, times: Tensor) -> None:
+    """Refuse latents that are not finite.
+
+    Args:
+        z: Latents after step k, (B, *latent).
+        last: Those before it.
+        k: Steps done.
+        times: The grid.
+
+    Raises:
+        Diverged: saying after which step, and from latents of which norm.
+    """
+    if not bool(z.isfinite().all()):
+        raise Diverged(
+            f"expected finite latents, got {int((~z.isfinite()).sum())} values that are not after "
+            f"step {k} of {len(times) - 1} (t = {float(times[k].max()):.3g}), from latents of "
+            f"norm {float(last.flatten(1).norm(dim=1).max()):.3g} at most"
+        )
 
 
 def sample(

@@ -49,7 +49,6 @@ from stitchvm.world import World
 
 Row = dict[str, Any]
 SHOWN = 6  # prompts, one sample of each, whose pictures are kept
-MIDDLE = 0.5  # time of the step that is timed
 SMALL = 1e-3  # strength of it: its size changes no cost
 CLASSIC = "classic DPS"  # Tweedie through frozen weights, whose velocity is the sampler's own
 
@@ -378,9 +377,10 @@ class Place:
             "unsteered": self.setting.sampler.transition,
             CLASSIC: guide.step(classic, SMALL),
         }
+        k = guide.middle(self.setting)
         for batch in self.protocol.cost_batches:
             fresh = count(1)
-            calls = {name: self._step(step, batch, fresh) for name, step in steps.items()}
+            calls = {name: self._step(step, batch, fresh, k) for name, step in steps.items()}
             spent = interleaved(calls, self.protocol.rounds, clock_of(self.device))
             flops = {name: count_flops(call) for name, call in calls.items()}
             standing = [
@@ -405,14 +405,13 @@ class Place:
             }
 
     def _step(
-        self, transition: Callable[..., Any], batch: int, fresh: Iterator[int]
+        self, transition: Callable[..., Any], batch: int, fresh: Iterator[int], k: int
     ) -> Callable[[], Any]:
         """A step of other latents at every call: nothing of an earlier one can be remembered."""
         like = next(iter(self.world.backbone.state_dict().values()))
         shape = (batch, *self.world.backbone.latent)
         z = Streams.of(self.seed, "cost", rows=batch).normal(torch.empty(shape).to(like))
-        t = z.new_tensor(MIDDLE)
-        s = z.new_tensor(MIDDLE - 1 / (2 * self.protocol.steps))
+        t, s = self.setting.times[k], self.setting.times[k + 1]
         c = [self.world.prompts[k % len(self.world.prompts)] for k in range(batch)]
 
         @torch.no_grad()

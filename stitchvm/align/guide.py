@@ -90,6 +90,8 @@ def every(profile: Profile, times: Tensor, n: int) -> Profile:
     """
     if not 1 <= n < len(times):
         raise ValueError(f"expected n in 1..{len(times) - 1}, the steps, got {n}")
+    if n == 1:
+        return profile
     chosen = times[:-1][n - 1 :: n]
 
     def thinned(t: Tensor) -> Tensor:
@@ -105,8 +107,8 @@ def plain(valued: Valued) -> Tensor:
 
 def unit_rms(valued: Valued) -> Tensor:
     """The gradient with a root mean square of 1 in every sample; 0 stays 0."""
-    rms = valued.gradient.flatten(1).square().mean(1).sqrt()
-    return _divided(valued.gradient, rms)
+    rms = valued.gradient.flatten(1).double().square().mean(1).sqrt()
+    return _divided(valued.gradient, rms.to(valued.gradient))
 
 
 def per_value(valued: Valued) -> Tensor:
@@ -117,7 +119,7 @@ def per_value(valued: Valued) -> Tensor:
 def _divided(gradient: Tensor, by: Tensor) -> Tensor:
     """Every sample by a number of its own; where that is 0, 0."""
     by = expand_time(by, gradient)
-    return torch.where(by > 0, gradient / by, 0.0)
+    return torch.where(by == 0, 0.0, gradient / by)
 
 
 NORMALISE: dict[str, Normalise] = {"none": plain, "rms": unit_rms, "value": per_value}
@@ -137,7 +139,8 @@ class Guided:
         normalise: Of the gradient, each sample by itself.
 
     Raises:
-        ValueError: for a negative or infinite strength, or an estimator without a gradient.
+        ValueError: for a negative or infinite strength, or an estimator without a gradient or
+            with randomness of its own.
     """
 
     def __init__(
@@ -153,6 +156,10 @@ class Guided:
             raise ValueError(f"expected a finite strength >= 0, got {strength:g}")
         if not value.differentiable:
             raise ValueError(f"expected a differentiable estimator, got {type(value).__name__}")
+        if value.stochastic:
+            raise ValueError(
+                f"expected an estimator without randomness of its own, got {type(value).__name__}"
+            )
         self.velocity, self.value, self.strength = velocity, value, strength
         self.profile, self.normalise = profile, normalise
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from stitchvm.backbone import Prompts
-from stitchvm.sample import Sampler
+from stitchvm.sample import Sampler, check_finite
 from stitchvm.streams import Streams
 from stitchvm.value import ValueEstimator
 
@@ -104,8 +104,8 @@ class Log(NamedTuple):
         step: k.
         t: Its time.
         ess: Effective sample size before resampling, (B,).
-        ancestors: Distinct particles of the start that are left, (B,).
-        spread: Standard deviation of the values over particles, (B,).
+        ancestors: Distinct particles of the start that are left after it, (B,).
+        spread: Standard deviation of the values over particles after it, (B,).
         resampled: Whether copies were drawn, (B,).
     """
 
@@ -170,23 +170,30 @@ def steer(  # noqa: PLR0913, PLR0917 - Algorithm 1 takes them all
 
     Raises:
         ValueError: if the plan does not fit the sampler or the latents; before anything is run.
+        Diverged: if a step ends in latents that are not finite.
     """
     plan.check(len(times) - 1, stochastic=sampler.stochastic)
-    if len(z) != plan.particles or z.shape[1] != len(c):
+    expected = (plan.particles, len(c), *value.latent)
+    if tuple(z.shape) != expected:
         raise ValueError(
-            f"expected latents of {plan.particles} particles and {len(c)} prompts, got "
-            f"{tuple(z.shape[:2])}"
+            f"expected latents of {plan.particles} particles and {len(c)} prompts, {expected}, "
+            f"got {tuple(z.shape)}"
         )
+    if len(rng) != len(c):
+        raise ValueError(f"expected {len(c)} streams, one per prompt, got {len(rng)}")
+    times = times.to(z.device)
     herd = _Herd(value, z, times[0], c, rng, plan)
     for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
         kernel = sampler.transition(herd.flat, t, s, herd.prompts)
         searched = k in plan.propose_at and plan.proposals > 1
         draw = kernel.draw if sampler.stochastic else lambda _, kernel=kernel: kernel.mean
+        last = herd.flat
         herd.move(k, s, draw, plan.proposals if searched else 1)
+        check_finite(herd.flat, last, k, times)
         if k in plan.resample_at:
             herd.weigh(k)
         elif searched:
-            herd.note(k, resampled=torch.zeros(len(c), dtype=torch.bool))
+            herd.note(k, herd.ess(), torch.zeros(len(c), dtype=torch.bool))
     reward = terminal(herd.flat, times[-1], herd.prompts).unflatten(0, herd.z.shape[:2])
     return herd.ended(reward)
 
@@ -211,6 +218,7 @@ class _Herd:
         self.seen = _Seen.none(self.log_w)
         self.roots = torch.arange(len(z))[:, None].expand(z.shape[:2]).clone()
         self.log: list[Log] = []
+        self.k = 0
         if plan.initial:
             self._weigh(self.plan.lam * self._asked())
         if plan.initial or (plan.carry and plan.resample_at and plan.potential == "difference"):
@@ -224,7 +232,8 @@ class _Herd:
     def _asked(self) -> Tensor:
         """V at the present latents, (N, B)."""
         if self.now is None:
-            value = self.value(self.flat, self.t, self.prompts)
+            streams = self.rng.child("value", self.k).split(range(self.plan.particles))
+            value = self.value(self.flat, self.t, self.prompts, streams)
             self.now = value.unflatten(0, self.z.shape[:2]).double().cpu()
         return self.now
 
@@ -240,11 +249,12 @@ class _Herd:
                 for m in range(proposals)
             ]
         )
-        self.t, self.now = s, None
+        self.k, self.t, self.now = k, s, None
         if proposals == 1:
             self.z = drawn[0].unflatten(0, self.z.shape[:2])
             return
-        value = self.value(drawn.flatten(0, 1), s, self.prompts * proposals)
+        of_each = self.rng.child("value", k).split(range(proposals * self.plan.particles))
+        value = self.value(drawn.flatten(0, 1), s, self.prompts * proposals, of_each)
         value = value.unflatten(0, (proposals, len(self.flat)))
         chosen = value.argmax(0)
         self.z = _take(drawn, chosen).unflatten(0, self.z.shape[:2])
@@ -254,9 +264,10 @@ class _Herd:
         """Alg. 1, lines 9-11: potentials, and copies by weight."""
         self._weigh(POTENTIALS[self.plan.potential](self.seen, self._asked()) * self.plan.lam)
         self.seen = self.seen.after(self._asked())
-        resampled = self.ess() <= self.plan.ess * self.plan.particles * (1 + 1e-9)
-        self.note(k, resampled)
+        ess = self.ess()
+        resampled = ess <= self.plan.ess * self.plan.particles * (1 + 1e-9)
         self._copy(k, resampled)
+        self.note(k, ess, resampled)
 
     def _weigh(self, log_potential: Tensor) -> None:
         self.log_w = self.log_w + log_potential
@@ -266,11 +277,11 @@ class _Herd:
         """Effective sample size, 1 / sum of squared weights, (B,)."""
         return torch.exp(-(2 * self.log_w.log_softmax(0)).logsumexp(0))
 
-    def note(self, k: int, resampled: Tensor) -> None:
-        """Log this step."""
+    def note(self, k: int, ess: Tensor, resampled: Tensor) -> None:
+        """Log this step: the effective sample size before copies, and who is left after."""
         left = torch.tensor([len(set(column.tolist())) for column in self.roots.T])
         spread = self._asked().std(0, correction=0)
-        self.log.append(Log(k, float(self.t), self.ess(), left, spread, resampled))
+        self.log.append(Log(k, float(self.t), ess, left, spread, resampled))
 
     def _copy(self, k: int, resampled: Tensor) -> None:
         """Draw copies by weight where asked; weights are equal afterwards."""

@@ -8,7 +8,8 @@ A truncated transformer has the first blocks alone: it has a trunk and no veloci
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -180,6 +181,7 @@ class PipelineBackbone(Backbone):
         Raises:
             ValueError: if they are not after the same block.
         """
+        first.meets(second)
         pairs = zip(first.hidden.of_rows, second.hidden.of_rows, strict=True)
         joined = iter([torch.cat([a, b]) for a, b in pairs if a is not None and b is not None])
         return first.with_rows(second, first.hidden.map(lambda _: next(joined)))
@@ -199,11 +201,23 @@ class PipelineBackbone(Backbone):
             if id(weight) not in left_out and not name.startswith(AFTER)
         }
 
-    def recompute_blocks(self) -> None:
-        """From now on, compute blocks of transformer and decoders again in the backward pass."""
-        for part in (self.transformer, self.vae, self.decoder):
-            if part is not None and part._supports_gradient_checkpointing:
-                part.enable_gradient_checkpointing()
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Meanwhile, compute blocks of transformer and decoders again in the backward pass."""
+        parts = [
+            part
+            for part in (self.transformer, self.vae, self.decoder)
+            if part is not None
+            and part._supports_gradient_checkpointing
+            and not part.is_gradient_checkpointing
+        ]
+        for part in parts:
+            part.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.disable_gradient_checkpointing()
 
     def null_text(self) -> dict[str, Tensor]:
         """As `Texts.save_null` stores it."""

@@ -116,6 +116,7 @@ class GaussianBackbone(Backbone):
         Raises:
             ValueError: if they are not after the same block.
         """
+        first.meets(second)
         a, b = (state.hidden.noised.spread(len(state.z_t)) for state in (first, second))
         done = (
             x if x is None else torch.cat([x, y])
