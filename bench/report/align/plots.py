@@ -28,6 +28,8 @@ CAPTIONS = {
     "on prompts that nothing was chosen on, with 95 % intervals.",
     "tuning": "Every strength that was tried; ringed: the chosen one. Dashed: unsteered samples "
     "of these prompts.",
+    "trade": "Gain in target reward against the change in the share that shows the prompt, a line "
+    "over the strengths of each method, on the prompts for tuning, the same noise for all.",
     "steps": "A guided step over an unsteered one, timed in turns, with 95 % intervals, what "
     "FLOPs predict (open), and live memory.",
     "particles": "Effective share of particles and distinct ancestors left, means over samples.",
@@ -49,6 +51,7 @@ def figures(facet: Facet) -> list[Drawn]:
     there = {
         "quality": len(judged(rows)) > 1,
         "tuning": (rows["phase"] == "tune").any(),
+        "trade": "correct" in rows and rows.loc[rows["phase"] == "tune", "correct"].notna().any(),
         "steps": (rows["phase"] == "cost").any(),
         "particles": any(isinstance(log, list) and log for log in judged(rows)["log"]),
         "scaling": _scales(judged(rows)),
@@ -145,8 +148,29 @@ def tuning(facet: Facet) -> Figure:
             axis.plot(best["strength"], scale * best[metric], color=style.colour, marker="o",
                       markersize=11, markerfacecolor="none", linestyle="none")  # fmt: skip
         axis.set_title(title)
+        _plain_ticks(axis)
     drawing.label(out, axes, "strength", "")
     drawing.legend(out, axes, columns=2)
+    return out
+
+
+def trade(facet: Facet) -> Figure:
+    """Gain in target reward against what happens to the prompt, over all strengths."""
+    rows, look = facet.frame, looks(facet.frame)
+    trials = rows[(rows["phase"] == "tune") & rows["correct"].notna()].sort_values("strength")
+    out, (axis,) = drawing.figure(f"{facet.title}: what a gain in target reward costs")
+    for name, part in trials.groupby("method", sort=False):
+        style = look[str(name)]
+        x, y = (
+            [scale * _gain(rows, row, metric, "unsteered tune")[0] for _, row in part.iterrows()]
+            for metric, scale in (("target", 1.0), ("correct", 100.0))
+        )
+        axis.plot(x, y, color=style.colour, marker=style.marker, label=str(name),
+                  markeredgecolor="white")  # fmt: skip
+    axis.axhline(0, color="#888888", linestyle=":", linewidth=0.9, zorder=1)
+    axis.set_xlabel("gain in target reward")
+    axis.set_ylabel("gain in share that shows the prompt, %")
+    drawing.legend(out, [axis], columns=2)
     return out
 
 
@@ -319,6 +343,7 @@ def errors(facet: Facet) -> Figure:
 DRAWS: dict[str, Callable[[Facet], Figure]] = {
     "quality": quality,
     "tuning": tuning,
+    "trade": trade,
     "steps": steps,
     "particles": particles,
     "scaling": scaling,
