@@ -24,12 +24,11 @@ Array = npt.NDArray[np.float64]
 
 
 def savings(rows: pd.DataFrame) -> Iterator[tuple[str, str, Interval]]:
-    """Each method with proposals against each estimator's particles alone."""
+    """Each method with proposals against particles alone: of each estimator, and Best-of-N."""
     rows = judged(rows)
     if "algorithm.proposals" not in rows:
         return
-    rows = rows[rows["algorithm_build"] == "steer"]
-    alone = rows[rows["algorithm.proposals"] == 1]
+    alone = rows[(rows["algorithm.proposals"] == 1) | (rows["algorithm_build"] == "best_of_n")]
     for _, row in rows[rows["algorithm.proposals"] > 1].iterrows():
         for name, curve in alone.groupby("estimator", sort=False):
             if len(curve) > 1:
