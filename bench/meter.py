@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stitchvm.backbone import Backbone
-from stitchvm.memo import Shared, SharedTrunk
+from stitchvm.memo import Memory
 from stitchvm.reward import Reward
 
 KINDS = ("velocity", "trunk", "blocks", "decode", "reward", "tail")
@@ -71,7 +71,7 @@ class Calls:
         What a memory of a backbone is asked for is not counted, but what it asks for.
         """
         for part in module.modules():
-            if id(part) in self._watched or isinstance(part, Shared | SharedTrunk):
+            if id(part) in self._watched or isinstance(part, Memory):
                 continue
             for kind, watches in ((Backbone, BACKBONE), (Reward, REWARD)):
                 if isinstance(part, kind):

@@ -52,47 +52,28 @@ class Remembered:
         return u
 
 
-class Shared(Backbone):
-    """A frozen backbone that remembers its last trunks and decoded images.
-
-    Where a gradient in the latents is asked for, it remembers nothing.
+class Memory(Backbone):
+    """A backbone that asks another, and remembers what a kind of it says.
 
     Args:
         inner: The backbone.
-        keep: States, and decoded batches, remembered.
     """
 
-    def __init__(self, inner: Backbone, keep: int = STATES) -> None:
+    def __init__(self, inner: Backbone) -> None:
         super().__init__()
         self.inner, self.latent, self.depth = inner, inner.latent, inner.depth
-        self._states: deque[State] = deque(maxlen=keep)
-        self._decoded: deque[tuple[Tensor, Tensor]] = deque(maxlen=keep)
 
     def velocity(self, z_t: Tensor, t: Tensor, c: Prompts) -> Tensor:
         """As inside."""
         return self.inner.velocity(z_t, t, c)
 
     def trunk(self, z_t: Tensor, t: Tensor, i: int, c: Prompts | None = None) -> State:
-        """As inside; from the deepest state known at the same latents, times and prompts."""
-        if z_t.requires_grad:
-            return self.inner.trunk(z_t, t, i, c)
-        known = [s for s in self._states if s.i <= i and _same(s, z_t, t, c)]
-        if not known:
-            return self._keep(self.inner.trunk(z_t, t, i, c))
-        return self.advance(max(known, key=lambda s: s.i), i)
+        """As inside."""
+        return self.inner.trunk(z_t, t, i, c)
 
     def advance(self, state: State, i: int) -> State:
         """As inside."""
-        if state.z_t.requires_grad:
-            return self.inner.advance(state, i)
-        for known in self._states:
-            if known.i == i and _same(known, state.z_t, state.t, state.c):
-                return known
-        return self._keep(self.inner.advance(state, i))
-
-    def _keep(self, state: State) -> State:
-        self._states.append(state)
-        return state
+        return self.inner.advance(state, i)
 
     def resume(self, state: State) -> Tensor:
         """As inside."""
@@ -124,6 +105,48 @@ class Shared(Backbone):
 
     def decode(self, z_0: Tensor) -> Tensor:
         """As inside."""
+        return self.inner.decode(z_0)
+
+
+class Shared(Memory):
+    """A frozen backbone that remembers its last trunks and decoded images.
+
+    Where a gradient in the latents is asked for, it remembers nothing.
+
+    Args:
+        inner: The backbone.
+        keep: States, and decoded batches, remembered.
+    """
+
+    def __init__(self, inner: Backbone, keep: int = STATES) -> None:
+        super().__init__(inner)
+        self._states: deque[State] = deque(maxlen=keep)
+        self._decoded: deque[tuple[Tensor, Tensor]] = deque(maxlen=keep)
+
+    def trunk(self, z_t: Tensor, t: Tensor, i: int, c: Prompts | None = None) -> State:
+        """As inside; from the deepest state known at the same latents, times and prompts."""
+        if z_t.requires_grad:
+            return self.inner.trunk(z_t, t, i, c)
+        known = [s for s in self._states if s.i <= i and _same(s, z_t, t, c)]
+        if not known:
+            return self._keep(self.inner.trunk(z_t, t, i, c))
+        return self.advance(max(known, key=lambda s: s.i), i)
+
+    def advance(self, state: State, i: int) -> State:
+        """As inside."""
+        if state.z_t.requires_grad:
+            return self.inner.advance(state, i)
+        for known in self._states:
+            if known.i == i and _same(known, state.z_t, state.t, state.c):
+                return known
+        return self._keep(self.inner.advance(state, i))
+
+    def _keep(self, state: State) -> State:
+        self._states.append(state)
+        return state
+
+    def decode(self, z_0: Tensor) -> Tensor:
+        """As inside."""
         if z_0.requires_grad:
             return self.inner.decode(z_0)
         for known, x in self._decoded:
@@ -134,7 +157,7 @@ class Shared(Backbone):
         return x
 
 
-class SharedTrunk(Backbone):
+class SharedTrunk(Memory):
     """A frozen backbone whose velocity goes on from what was last computed at the same latents.
 
     An estimator and the sampler that it steers hold the same one, and neither knows:
@@ -156,8 +179,7 @@ class SharedTrunk(Backbone):
     """
 
     def __init__(self, inner: Backbone) -> None:
-        super().__init__()
-        self.inner, self.latent, self.depth = inner, inner.latent, inner.depth
+        super().__init__(inner)
         self._state: State | None = None
         self._call: _Call | None = None
 
@@ -210,38 +232,6 @@ class SharedTrunk(Backbone):
         """Remember a state; its latents are the caller's, who may change them."""
         self._state = replace(state, z_t=state.z_t.detach().clone(), t=state.t.clone())
         return state
-
-    def resume(self, state: State) -> Tensor:
-        """As inside."""
-        return self.inner.resume(state)
-
-    def select(self, state: State, rows: Tensor) -> State:
-        """As inside."""
-        return self.inner.select(state, rows)
-
-    def join(self, first: State, second: State) -> State:
-        """As inside."""
-        return self.inner.join(first, second)
-
-    def trunk_weights(self, i: int) -> dict[str, Tensor]:
-        """As inside."""
-        return self.inner.trunk_weights(i)
-
-    def recomputing(self) -> AbstractContextManager[None]:
-        """As inside."""
-        return self.inner.recomputing()
-
-    def null_text(self) -> dict[str, Tensor]:
-        """As inside."""
-        return self.inner.null_text()
-
-    def encode(self, x: Tensor) -> Tensor:
-        """As inside."""
-        return self.inner.encode(x)
-
-    def decode(self, z_0: Tensor) -> Tensor:
-        """As inside."""
-        return self.inner.decode(z_0)
 
 
 def _found(known: State | _Call | None, z_t: Tensor, t: Tensor, c: Prompts) -> Tensor | None:

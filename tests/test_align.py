@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from bench import suite as suites
+from bench import tuning
 from bench.algorithms import guide, steer_by
 from bench.cell import AlignProtocol
 from bench.cli import cli
@@ -140,7 +141,7 @@ PROTOCOL = AlignProtocol(strength=1.0, factor=4.0)
 
 def test_the_first_three_strengths_span_a_factor():
     trials = [trial(1.0, 0.0), trial(0.25, 0.0)]
-    assert [task.next_strength(trials[:k], PROTOCOL) for k in range(3)] == [1.0, 0.25, 4.0]
+    assert [tuning.next_strength(trials[:k], PROTOCOL) for k in range(3)] == [1.0, 0.25, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -150,17 +151,17 @@ def test_the_first_three_strengths_span_a_factor():
 )
 def test_trials_go_on_beyond_an_end_or_beside_the_best(targets, expected):
     tried = [trial(s, t) for s, t in zip((0.25, 1.0, 4.0), targets, strict=True)]
-    assert task.next_strength(tried, PROTOCOL) == expected
+    assert tuning.next_strength(tried, PROTOCOL) == expected
 
 
 def test_a_strength_that_loses_the_prompt_is_not_chosen():
     trials = [trial(0.25, 0), trial(1.0, 1), trial(4.0, 2, feasible=False)]
-    assert task.chosen(trials)["strength"] == 1.0
-    assert task.next_strength(trials, PROTOCOL) == 2.0  # nearer the one that is not allowed
+    assert tuning.chosen(trials)["strength"] == 1.0
+    assert tuning.next_strength(trials, PROTOCOL) == 2.0  # nearer the one that is not allowed
 
 
 def test_where_none_is_allowed_the_weakest_is_taken():
-    assert task.chosen([trial(4.0, 2, False), trial(1.0, 1, False)])["strength"] == 1.0
+    assert tuning.chosen([trial(4.0, 2, False), trial(1.0, 1, False)])["strength"] == 1.0
 
 
 def test_strengths_are_tuned_on_their_own_prompts(tmp_path):
@@ -172,7 +173,7 @@ def test_strengths_are_tuned_on_their_own_prompts(tmp_path):
     tune, judged_on = set(rows[2]["prompts"]), set(rows[-1]["prompts"])
     assert len(tune) == len(judged_on) == 6
     assert not tune & judged_on
-    best = task.chosen(rows[2:5])
+    best = tuning.chosen(rows[2:5])
     assert rows[-1]["strength"] == best["strength"]
     shown = np.mean(rows[0]["metrics"]["correct"]) - 0.01
     assert all(r["feasible"] == (np.mean(r["metrics"]["correct"]) >= shown) for r in rows[2:5])

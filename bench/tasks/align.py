@@ -19,7 +19,6 @@ from functools import partial
 from itertools import count
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from bench.metrics.value import Samples, spearman
 from bench.resolve import resolve
 from bench.tasks.outcome import Outcome, Phases
 from bench.tasks.value import batches
+from bench.tuning import chosen, mean_of, next_strength
 from bench.worlds import make as make_world
 from bench.worlds import reward_of
 from stitchvm.align.guide import CFG
@@ -177,7 +177,7 @@ class Place:
             self._measure_by(base)
         strength = p.strength if self.algorithm.tuned else None
         if tuned:
-            trials = list(self.tuned(_mean(rows[0], "correct")))
+            trials = list(self.tuned(mean_of(rows[0], "correct")))
             rows += trials
             strength = chosen(trials)["strength"]
         if not isinstance(self.algorithm, Unsteered):
@@ -203,7 +203,7 @@ class Place:
                 made = self.made(self.world.tuning, self.protocol.tune_samples, "tune", strength)
             except Diverged as error:
                 made = {"diverged": str(error), "strength": strength, "metrics": {}}
-            share = _mean(made, "correct")
+            share = mean_of(made, "correct")
             made["feasible"] = made["diverged"] is None and not (
                 share < shown - self.protocol.slack
             )
@@ -419,39 +419,6 @@ class Place:
             return transition(z * (1 + 1e-3 * next(fresh)), t, s, c)
 
         return call
-
-
-def next_strength(trials: Sequence[Row], protocol: AlignProtocol) -> float:
-    """Where to try next: three first, then beyond an end that is best, or beside the best."""
-    first = [
-        protocol.strength,
-        protocol.strength / protocol.factor,
-        protocol.strength * protocol.factor,
-    ]
-    if len(trials) < len(first):
-        return first[len(trials)]
-    tried = sorted(trial["strength"] for trial in trials)
-    at = tried.index(chosen(trials)["strength"])
-    if at == 0:
-        return tried[0] / protocol.factor
-    if at == len(tried) - 1:
-        return tried[-1] * protocol.factor
-    below, here, above = tried[at - 1 : at + 2]
-    return math.sqrt(here * (below if here / below > above / here else above))
-
-
-def chosen(trials: Sequence[Row]) -> Row:
-    """The trial of highest reward that shows its prompts often enough; else the weakest one."""
-    feasible = [trial for trial in trials if trial["feasible"]]
-    if not feasible:
-        return min(trials, key=lambda trial: trial["strength"])
-    return max(feasible, key=lambda trial: _mean(trial, "target"))
-
-
-def _mean(row: Row, metric: str) -> float:
-    """Mean over prompts; NaN where it was not measured."""
-    x = row["metrics"].get(metric)
-    return float("nan") if x is None else float(np.mean(np.array(x, dtype=float)))
 
 
 def ranked(value: Tensor, true: Tensor) -> Tensor:

@@ -112,8 +112,9 @@ def _gain(rows: pd.DataFrame, row: pd.Series, metric: str, phase: str = "unsteer
 
 def _point(axis: Axes, x: float, y: Array, style: Style, name: str) -> None:
     """A point with its interval: mean, lower and upper end."""
-    ends = np.nan_to_num([[y[0] - y[1]], [y[2] - y[0]]])
-    axis.errorbar([x], [y[0]], yerr=np.maximum(ends, 0), color=style.colour, marker=style.marker,
+    ends = np.array([[y[0] - y[1]], [y[2] - y[0]]])
+    bars = np.maximum(ends, 0) if np.isfinite(ends).all() else None  # one prompt has none
+    axis.errorbar([x], [y[0]], yerr=bars, color=style.colour, marker=style.marker,
                   markersize=5, elinewidth=0.9, linestyle="none", label=name,
                   markeredgecolor="white")  # fmt: skip
 
