@@ -8,13 +8,16 @@ the gradient takes it as a constant (as MPGD does) - and a distilled `tiny` deco
 
 The gradient of classic DPS runs through denoiser, decoder and reward.  What its graph keeps is
 most of the memory: with weights that ask for gradients, as `from_pretrained` leaves them, every
-layer's input; frozen, less; recomputed in the backward pass (`checkpointed`), least.
+layer's input; frozen, less; what is between blocks, the rest computed once more in the backward
+pass (`blockwise`), less still; what is between denoiser, decoder and reward, their blocks computed
+twice more (`checkpointed`), least.
 
 Sources: Chung et al., 2022, arXiv:2209.14687; He et al., 2023, arXiv:2311.16424.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -28,7 +31,7 @@ from stitchvm.reward import Features, Reward
 from stitchvm.value import EmbeddingEstimator, Target
 from stitchvm.world import World
 
-Graph = Literal["frozen", "unfrozen", "checkpointed"]
+Graph = Literal["frozen", "unfrozen", "blockwise", "checkpointed"]
 
 
 class Tweedie(EmbeddingEstimator):
@@ -58,19 +61,28 @@ class Tweedie(EmbeddingEstimator):
     def features(self, z_t: Tensor, t: Tensor, c: Prompts) -> Features:
         """Those of the decoded posterior mean."""
         seen = c if self.target.posterior == "prompt" else [NULL] * len(z_t)
-        run = self._checkpointed if self.graph == "checkpointed" else called
         with thawed(self if self.graph == "unfrozen" else None):
-            z_0 = denoise(z_t, t, run(self.velocity, z_t, t, seen))
-            return run(self.reward.features, run(self.backbone.decode, z_0))
+            z_0 = denoise(z_t, t, self._run(self.velocity, z_t, t, seen))
+            x = self._run(self.backbone.decode, z_0)
+            return self._run(self.reward.features, x, blocks=False)
 
-    def _checkpointed(self, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
-        """A function of its arguments, computed again in the backward pass, block by block."""
+    def _run(self, function: Callable[..., Any], *args: Any, blocks: bool = True) -> Any:  # noqa: ANN401
+        """A function of its arguments, of which the graph keeps what it should.
 
-        def within(*given: Any) -> Any:  # noqa: ANN401
-            with self.backbone.recomputing():
-                return function(*given)
+        Args:
+            function: A stage of the value.
+            args: What it takes.
+            blocks: Whether the backbone can recompute it block by block.
+        """
+        if self.graph == "checkpointed" or (self.graph == "blockwise" and not blocks):
+            again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+            return again(self._by_block, function, *args)
+        return (self._by_block if self.graph == "blockwise" else called)(function, *args)
 
-        return checkpoint(within, *args, use_reentrant=False, preserve_rng_state=False)
+    def _by_block(self, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
+        """A function of its arguments, whose blocks are computed again in the backward pass."""
+        with self.backbone.recomputing():
+            return function(*args)
 
 
 def called(function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401

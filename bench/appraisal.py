@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from baselines import tweedie
-from bench.interleaved import Clock, interleaved
+from bench.interleaved import interleaved
+from bench.meter import Clock
 from bench.metrics.value import rmse
 from bench.stats import Interval, log_ratio_interval, paired
 from bench.stitching import CHECKED

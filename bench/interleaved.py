@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from bench.meter import synchronized
+from bench.meter import Clock, synchronized
 
-Clock = Callable[[], float]
 UNITS = {"cpu": "CPU-second", "cuda": "GPU-second"}
 
 

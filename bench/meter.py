@@ -7,49 +7,62 @@ CPU; `process` the process's high-water mark; on a GPU `allocated` and `reserved
 
 import time
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stitchvm.backbone import Backbone
+from stitchvm.backbone import Backbone, State
 from stitchvm.memo import Memory
 from stitchvm.reward import Reward
 
+Clock = Callable[[], float]
 KINDS = ("velocity", "trunk", "blocks", "decode", "reward", "tail")
+STAGES = ("blocks", "decode", "reward", "tail", "backward", "rest")
 
 
 class Watch(NamedTuple):
-    """How to count one method: its arguments, latents in the first of them, and the cost each."""
+    """How to count one method: its arguments, latents in the first of them, and the cost each.
 
+    Its seconds belong to a stage.
+    """
+
+    stage: str
     arguments: tuple[str, ...]
     rows: Callable[[Any], int]
     cost: Callable[[Any, dict[str, Any]], dict[str, int]]
 
 
+def _rows(state: State) -> int:
+    return len(state.z_t)
+
+
 BACKBONE = {
-    "velocity": Watch(("z_t", "t", "c"), len, lambda u, _: {"velocity": 1, "blocks": u.depth}),
-    "trunk": Watch(("z_t", "t", "i", "c"), len, lambda _, a: {"trunk": 1, "blocks": a["i"]}),
-    "resume": Watch(
-        ("state",), lambda s: len(s.z_t), lambda u, a: {"blocks": u.depth - a["state"].i}
+    "velocity": Watch(
+        "blocks", ("z_t", "t", "c"), len, lambda u, _: {"velocity": 1, "blocks": u.depth}
     ),
+    "trunk": Watch(
+        "blocks", ("z_t", "t", "i", "c"), len, lambda _, a: {"trunk": 1, "blocks": a["i"]}
+    ),
+    "resume": Watch("blocks", ("state",), _rows, lambda u, a: {"blocks": u.depth - a["state"].i}),
     "advance": Watch(
-        ("state", "i"), lambda s: len(s.z_t), lambda _, a: {"blocks": a["i"] - a["state"].i}
+        "blocks", ("state", "i"), _rows, lambda _, a: {"blocks": a["i"] - a["state"].i}
     ),
-    "decode": Watch(("z_0",), len, lambda *_: {"decode": 1}),
+    "decode": Watch("decode", ("z_0",), len, lambda *_: {"decode": 1}),
 }
 REWARD = {
-    "forward": Watch(("x", "c"), len, lambda *_: {"reward": 1}),
-    "features": Watch(("x",), len, lambda *_: {"reward": 1}),
-    "tail": Watch(("h", "j"), lambda h: len(h.map), lambda *_: {"tail": 1}),
+    "forward": Watch("reward", ("x", "c"), len, lambda *_: {"reward": 1}),
+    "features": Watch("reward", ("x",), len, lambda *_: {"reward": 1}),
+    "tail": Watch("tail", ("h", "j"), lambda h: len(h.map), lambda *_: {"tail": 1}),
 }
 
 
@@ -64,6 +77,8 @@ class Calls:
         self.counts: Counter[str] = Counter()
         self._watched: set[int] = set()
         self._inside = False
+        self._clock: Clock | None = None
+        self._spent: defaultdict[str, float] = defaultdict(float)
 
     def watch(self, module: nn.Module) -> None:
         """Count calls of every backbone and reward in a module, itself included.
@@ -94,13 +109,41 @@ class Calls:
             rows = watch.rows(given[watch.arguments[0]])
             for kind, number in watch.cost(module, given).items():
                 self.counts[kind] += rows * number
-            self._inside = True
-            try:
-                return method(*args, **kwargs)
-            finally:
-                self._inside = False
+            return self._timed(watch.stage, method, *args, **kwargs)
 
         return counted
+
+    def _timed(self, stage: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Call a function as part of a stage, or of the one that it is called in."""
+        if self._inside:
+            return function(*args, **kwargs)
+        self._inside, start = True, 0.0 if self._clock is None else self._clock()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self._inside = False
+            if self._clock is not None:
+                self._spent[stage] += self._clock() - start
+
+    def stages(self, call: Callable[[], Any], clock: Clock) -> dict[str, float]:
+        """Seconds of one call by stage, which add up to all of it.
+
+        What is computed again in a backward pass belongs to that.
+
+        Args:
+            call: What to time; it runs once.
+            clock: Tells the time, once queued work is done.
+        """
+        self._clock, self._spent = clock, defaultdict(float)
+        backward = torch.autograd.backward
+        start = clock()
+        try:
+            with patch("torch.autograd.backward", partial(self._timed, "backward", backward)):
+                call()
+        finally:
+            whole, self._clock = clock() - start, None
+        spent = {stage: self._spent[stage] for stage in STAGES}
+        return spent | {"rest": whole - sum(spent.values())}
 
     @contextmanager
     def during(self) -> Iterator[Counter[str]]:

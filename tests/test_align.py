@@ -262,6 +262,15 @@ def test_a_guided_step_is_timed_beside_two_yardsticks(tmp_path):
     # Tweedie's velocity is the sampler's own: no blocks beside those of a step.
     assert three["calls"]["blocks"] == 2 * 4
     assert three["peaks"]["guided"]["live"] == three["peaks"]["classic DPS"]["live"]
+    # Both ask the generator, the decoder and the reward, and only the guided one goes back.
+    for name, stages in one["stages"].items():
+        spent = {stage: min(x) for stage, x in stages.items()}
+        assert {len(x) for x in stages.values()} == {2}
+        guided = name != "unsteered"
+        for stage in ("decode", "reward", "backward"):
+            assert (spent[stage] > 0) == guided, (name, stage)
+        assert min(spent["blocks"], spent["rest"]) > 0
+        assert spent["tail"] == 0
 
 
 def test_errors_are_measured_against_the_truth(tmp_path):

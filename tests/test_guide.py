@@ -538,7 +538,7 @@ def test_cfg_outside_leaves_the_estimator_its_own_gradient(mixture):
 
 # What Tweedie's graph keeps
 
-GRAPHS = ("frozen", "unfrozen", "checkpointed")
+GRAPHS = ("frozen", "unfrozen", "blockwise", "checkpointed")
 
 
 def by_hand(world, reward, z_t, t, c):

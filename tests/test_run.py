@@ -1,12 +1,14 @@
 """The value task and its runner: one seed one result, any batch size, counts by hand."""
 
 import copy
+import itertools
 import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -272,6 +274,30 @@ def test_trunk_and_resume_count_as_one_velocity():
     assert dict(spent)["blocks"] == 7 * DEPTH
     assert dict(spent)["trunk"] == 7
     assert dict(spent)["velocity"] == 0
+
+
+def test_seconds_by_stage_add_up_and_recomputation_belongs_to_the_backward_pass():
+    """A clock that counts how often it is read: what is between two readings is one second."""
+    world = WORLDS["gaussian"](latent=(2, 2, 1), components=3, rank=2, prompts=4)
+    reward, calls, ticks = world.reward("sigmoid"), Calls(), itertools.count()
+    calls.watch(world.backbone)
+    calls.watch(reward)
+    z = torch.zeros(2, 2, 2, 1, dtype=torch.float64)
+    t, c = torch.tensor(0.5, dtype=torch.float64), ["scene 0"] * 2
+    for graph in ("frozen", "checkpointed"):
+        value = ESTIMATORS["tweedie"](world, reward, graph=graph)
+        call = partial(value_and_gradient, value, z, t, c)
+        spent = calls.stages(call, lambda: float(next(ticks)))
+        # velocity, decode, reward, backward: one reading before and one after each, two in all
+        assert spent == {
+            "blocks": 1, "decode": 1, "reward": 1, "tail": 0, "backward": 1, "rest": 5,
+        }  # fmt: skip
+    with calls.during() as counted:
+        call()
+    assert counted["decode"] == 4  # recomputed: not timed, but counted
+    with pytest.raises(ZeroDivisionError):
+        calls.stages(lambda: 1 / 0, lambda: 0.0)
+    assert torch.autograd.backward.__module__ == "torch.autograd"
 
 
 def test_live_peak_is_what_was_allocated_at_once_and_repeats():

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from typing import Any, cast
 
 import torch
@@ -26,19 +25,18 @@ import baselines
 from baselines.terminal import Terminal
 from bench.algorithms import ALGORITHMS, Algorithm, Guide, Made, Setting, Unsteered
 from bench.cell import AlignProtocol, Spec
-from bench.interleaved import UNITS, clock_of, interleaved
-from bench.meter import KINDS, Calls, peak_bytes, seconds
+from bench.meter import KINDS, Calls, seconds
 from bench.metrics.align import diversity, energy, mmd
 from bench.metrics.value import Samples, spearman
 from bench.resolve import resolve
 from bench.tasks.outcome import Outcome, Phases
+from bench.tasks.steps import Steps
 from bench.tasks.value import batches
 from bench.tuning import chosen, mean_of, next_strength
 from bench.worlds import make as make_world
 from bench.worlds import reward_of
 from stitchvm.align.guide import CFG
 from stitchvm.backbone import Velocity
-from stitchvm.flops import count_flops
 from stitchvm.memo import SharedTrunk
 from stitchvm.path import time_grid
 from stitchvm.reward import Reward
@@ -49,8 +47,6 @@ from stitchvm.world import World
 
 Row = dict[str, Any]
 SHOWN = 6  # prompts, one sample of each, whose pictures are kept
-SMALL = 1e-3  # strength of it: its size changes no cost
-CLASSIC = "classic DPS"  # Tweedie through frozen weights, whose velocity is the sampler's own
 
 
 def nothing(world: World, reward: Reward) -> None:
@@ -80,7 +76,7 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
             outcome.rows += list(place.errors())
     if protocol.rounds and isinstance(place.algorithm, Guide):
         with phases("timed"):
-            outcome.rows += list(place.costs())
+            outcome.rows += list(place.steps(place.algorithm).rows())
     outcome.phases = phases.summary()
     return outcome
 
@@ -161,6 +157,14 @@ class Place:
     def device(self) -> torch.device:
         """Where the world computes."""
         return self.setting.times.device
+
+    def steps(self, guide: Guide) -> Steps:
+        """Its guided steps, to be timed."""
+        p = self.protocol
+        return Steps(
+            self.world, self.reward, self.setting, guide, p.cfg, p.cost_batches, p.rounds,
+            self.seed, self.calls,
+        )  # fmt: skip
 
     def judged(self, outcome: Outcome) -> list[Row]:
         """Unsteered samples, trials, and the samples that count."""
@@ -366,59 +370,6 @@ class Place:
         cosine = torch.cosine_similarity(ours.gradient.flatten(1), true.gradient.flatten(1))
         found = {"value": ours.value, "true": true.value, "cosine": cosine}
         return {name: x.double().cpu() for name, x in found.items()}
-
-    def costs(self) -> Iterator[Row]:
-        """A guided step beside an unsteered one and beside classic DPS, at each batch size."""
-        guide = cast(Guide, self.algorithm)
-        tweedie = baselines.ESTIMATORS["tweedie"](self.world, self.reward, cfg=self.protocol.cfg)
-        classic = replace(self.setting, value=tweedie)
-        steps: dict[str, Callable[..., Any]] = {
-            "guided": guide.step(self.setting, SMALL),
-            "unsteered": self.setting.sampler.transition,
-            CLASSIC: guide.step(classic, SMALL),
-        }
-        k = guide.middle(self.setting)
-        for batch in self.protocol.cost_batches:
-            fresh = count(1)
-            calls = {name: self._step(step, batch, fresh, k) for name, step in steps.items()}
-            spent = interleaved(calls, self.protocol.rounds, clock_of(self.device))
-            flops = {name: count_flops(call) for name, call in calls.items()}
-            standing = [
-                *self.world.backbone.state_dict().values(),
-                *self.reward.state_dict().values(),
-                *(() if self.setting.value is None else self.setting.value.state_dict().values()),
-            ]
-            peaks = {
-                name: peak_bytes(call, self.device, iter(standing)) for name, call in calls.items()
-            }
-            with self.calls.during() as counts:
-                calls["guided"]()
-            yield {
-                "phase": "cost",
-                "batch": batch,
-                "unit": UNITS[self.device.type],
-                "step_seconds": spent,
-                "flops": flops,
-                "peaks": peaks,
-                "calls": {kind: counts[kind] / batch for kind in KINDS},
-                "metrics": {},
-            }
-
-    def _step(
-        self, transition: Callable[..., Any], batch: int, fresh: Iterator[int], k: int
-    ) -> Callable[[], Any]:
-        """A step of other latents at every call: nothing of an earlier one can be remembered."""
-        like = next(iter(self.world.backbone.state_dict().values()))
-        shape = (batch, *self.world.backbone.latent)
-        z = Streams.of(self.seed, "cost", rows=batch).normal(torch.empty(shape).to(like))
-        t, s = self.setting.times[k], self.setting.times[k + 1]
-        c = [self.world.prompts[k % len(self.world.prompts)] for k in range(batch)]
-
-        @torch.no_grad()
-        def call() -> Any:  # noqa: ANN401
-            return transition(z * (1 + 1e-3 * next(fresh)), t, s, c)
-
-        return call
 
 
 def ranked(value: Tensor, true: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ Columns: `cell attempt suite ...`; the coordinates; `estimator_build`, `estimato
 `algorithm.<setting>`; `phase` (unsteered tune, unsteered, tune, eval, cost); `strength`, `lam`,
 the `spread` whose inverse is the unit of strengths; `chosen` and `interior` of trials; all metrics
 with `_lo`, `_hi` and `_by_prompt`; `seconds` a sample and `calls_<kind>`; of timed steps `batch`,
-`step_seconds`, ratios `over_unsteered` and `over_classic` with intervals, and those of FLOPs and
-of peak bytes.
+`step_seconds`, ratios `over_unsteered` and `over_classic` with intervals, those of FLOPs and of
+peak bytes, and `stage_<stage>`, the seconds of a stage over those of an unsteered step.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,6 +19,7 @@ from bench.frame import latest, provenance, spread
 from bench.stats import log_ratio_interval, mean_interval, median_interval
 
 CLASSIC = "classic DPS"
+STAGE, PLAIN_STAGE = "stage_", "unsteered_stage_"
 YARDSTICKS = {"over_unsteered": "unsteered", "over_classic": CLASSIC}
 APART = {
     "algorithm.particles": "N = {:g}",
@@ -125,11 +126,30 @@ def _step(row: dict[str, Any]) -> dict[str, Any]:
     found["classic_memory"] = _bytes(row["peaks"][CLASSIC])
     found["gflop"] = row["flops"]["guided"] / 1e9
     found |= {f"calls_{kind}": number for kind, number in row["calls"].items()}
-    return found
+    return found | _stages(row.get("stages", {}))
+
+
+def _stages(spent: dict[str, dict[str, list[float]]]) -> dict[str, float]:
+    """Medians by stage, over that of a whole unsteered step; none where a record has none."""
+    if not spent:
+        return {}
+    whole = float(np.median(np.sum(list(spent["unsteered"].values()), axis=0)))
+    return {
+        f"{prefix}{stage}": float(np.median(x)) / whole
+        for name, prefix in (("guided", STAGE), ("unsteered", PLAIN_STAGE))
+        for stage, x in spent[name].items()
+    }
 
 
 def _bytes(peak: dict[str, int | None]) -> float:
     return np.nan if peak["live"] is None else float(peak["live"])
+
+
+def staged(frame: pd.DataFrame) -> pd.DataFrame:
+    """Timed steps whose stages are known."""
+    rows = frame[frame["phase"] == "cost"]
+    known = f"{STAGE}rest"
+    return rows[rows[known].notna()] if known in rows else rows.iloc[:0]
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:

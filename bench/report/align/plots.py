@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from bench.meter import STAGES
 from bench.report import drawing
-from bench.report.align.frame import judged
+from bench.report.align.frame import PLAIN_STAGE, STAGE, judged, staged
 from bench.report.align.insight import INSIGHT, gain_of
 from bench.report.estimators import HUES, MARKERS, SPARE, Style
 from bench.report.facets import Facet
@@ -32,6 +33,9 @@ CAPTIONS = {
     "over the strengths of each method, on the prompts for tuning, the same noise for all.",
     "steps": "A guided step over an unsteered one, timed in turns, with 95 % intervals, what "
     "FLOPs predict (open), and live memory.",
+    "stages": "The time of a guided step by stage, in unsteered steps. Blocks: those of the "
+    "generator, estimator's and sampler's. What is computed again in the backward pass belongs "
+    "to that.",
     "particles": "Effective share of particles and distinct ancestors left, means over samples.",
     "scaling": "Target reward against seconds as particles and proposals grow, with 95 % "
     "intervals.",
@@ -53,6 +57,7 @@ def figures(facet: Facet) -> list[Drawn]:
         "tuning": (rows["phase"] == "tune").any(),
         "trade": "correct" in rows and rows.loc[rows["phase"] == "tune", "correct"].notna().any(),
         "steps": (rows["phase"] == "cost").any(),
+        "stages": len(staged(rows)) > 0,
         "particles": any(isinstance(log, list) and log for log in judged(rows)["log"]),
         "scaling": _scales(judged(rows)),
         "target": "energy" in rows and judged(rows)["energy"].notna().sum() > 1,
@@ -210,6 +215,31 @@ def steps(facet: Facet) -> Figure:
     return out
 
 
+def stages(facet: Facet) -> Figure:
+    """Stacked bars: a method a line, a batch size a panel."""
+    rows = staged(facet.frame)
+    names = ["unsteered", *dict.fromkeys(str(name) for name in rows["method"])]
+    batches = sorted(rows["batch"].unique())
+    out = Figure(figsize=(7.6, 1.4 + 0.26 * len(names)), layout="constrained")
+    drawing.head(out, f"{facet.title}: where the time of a guided step goes")
+    grid = out.subplots(1, len(batches), sharey=True, squeeze=False)[0]
+    for axis, batch in zip(grid, batches, strict=True):
+        part = rows[rows["batch"] == batch].drop_duplicates("method").set_index("method")
+        left = np.zeros(len(names))
+        for stage, colour in zip(STAGES, COLOURS, strict=False):
+            plain = part[f"{PLAIN_STAGE}{stage}"].median()
+            x = np.array([plain, *part[f"{STAGE}{stage}"].reindex(names[1:]).fillna(0)])
+            axis.barh(range(len(names)), x, left=left, height=0.7, color=colour, label=stage)
+            left = left + x
+        axis.axvline(1.0, color="#888888", linestyle=":", linewidth=0.9)
+        axis.set_title(f"batch {batch:g}")
+        axis.set_xlabel("unsteered steps")
+    grid[0].set_yticks(range(len(names)), names)
+    grid[0].set_ylim(len(names) - 0.5, -0.5)
+    drawing.legend(out, list(grid), columns=len(STAGES))
+    return out
+
+
 def _inside(axis: Axes, x: float) -> bool:
     lo, hi = axis.get_xlim()
     return lo <= x <= hi
@@ -346,6 +376,7 @@ DRAWS: dict[str, Callable[[Facet], Figure]] = {
     "tuning": tuning,
     "trade": trade,
     "steps": steps,
+    "stages": stages,
     "particles": particles,
     "scaling": scaling,
     "target": target,

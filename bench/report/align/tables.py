@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.meter import STAGES
 from bench.report import numbers
 from bench.report.align import insight, saving
-from bench.report.align.frame import judged, unsteered_of
+from bench.report.align.frame import PLAIN_STAGE, STAGE, judged, staged, unsteered_of
 from bench.report.facets import REWARDS, Facet
 from bench.report.paper import printed
 from bench.report.sheet import Table
@@ -44,6 +45,11 @@ def tables(facet: Facet) -> list[Table]:
               "Timed in turns in one process; classic DPS: Tweedie through frozen weights, its "
               "velocity the sampler's own. Memory: live tensors above weights and inputs.",
               steps(rows)),
+        Table("stages", "Where the time of a guided step goes",
+              "In unsteered steps, each stage by the clock in calls of its own; what is computed "
+              "again in the backward pass belongs to that. Blocks: those of the generator, "
+              "estimator's and sampler's. Reward: all of it; tail: its last blocks.",
+              stages(rows)),
         Table("kinds", "Samples that show the prompt, by kind of prompt", "", kinds(rows)),
         Table("tuning", "Every strength that was tried",
               "On prompts of their own. Allowed: the prompt is shown at most one point less often "
@@ -172,6 +178,18 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
             "blocks": numbers.plain(row["calls_blocks"]),
         })  # fmt: skip
     return pd.DataFrame(out)
+
+
+def stages(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per method and batch, and one for an unsteered step."""
+    out = []
+    for _, row in staged(rows).iterrows():
+        for name, prefix in (("unsteered", PLAIN_STAGE), (row["method"], STAGE)):
+            spent = {stage: row[f"{prefix}{stage}"] for stage in STAGES}
+            shown = {stage: numbers.fixed(x) for stage, x in spent.items()}
+            line = {"method": name, "batch": f"{row['batch']:g}"} | shown
+            out.append(line | {"all": numbers.fixed(sum(spent.values()))})
+    return pd.DataFrame(out).drop_duplicates(["method", "batch"]) if out else pd.DataFrame()
 
 
 def kinds(rows: pd.DataFrame) -> pd.DataFrame:

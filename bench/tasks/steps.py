@@ -1,0 +1,108 @@
+"""One guided step of a sampler, timed beside an unsteered one and beside classic DPS.
+
+All three in turns in one process.  Seconds by stage are read in calls of their own: on a GPU the
+clock waits for queued work at the end of each stage, which the plain timings do not.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from typing import Any
+
+import torch
+
+import baselines
+from bench.algorithms import Guide, Setting
+from bench.interleaved import UNITS, clock_of, interleaved
+from bench.meter import KINDS, STAGES, Calls, peak_bytes
+from stitchvm.flops import count_flops
+from stitchvm.reward import Reward
+from stitchvm.streams import Streams
+from stitchvm.world import World
+
+SMALL = 1e-3  # strength: its size changes no cost
+CLASSIC = "classic DPS"  # Tweedie through frozen weights, whose velocity is the sampler's own
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Steps of a guided sampler.
+
+    Attributes:
+        world: The world, its backbone shared by sampler and estimator where asked.
+        reward: The target reward.
+        setting: What the algorithm works with.
+        guide: The algorithm.
+        cfg: Scale of classifier-free guidance of classic DPS.
+        batches: Batch sizes.
+        rounds: How often each step is timed.
+        seed: Of the latents.
+        calls: The counter that watches.
+    """
+
+    world: World
+    reward: Reward
+    setting: Setting
+    guide: Guide
+    cfg: float
+    batches: Sequence[int]
+    rounds: int
+    seed: int
+    calls: Calls
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Seconds, whole and by stage, FLOPs, peak bytes and counted calls, a row a batch size."""
+        tweedie = baselines.ESTIMATORS["tweedie"](self.world, self.reward, cfg=self.cfg)
+        classic = replace(self.setting, value=tweedie)
+        steps: dict[str, Callable[..., Any]] = {
+            "guided": self.guide.step(self.setting, SMALL),
+            "unsteered": self.setting.sampler.transition,
+            CLASSIC: self.guide.step(classic, SMALL),
+        }
+        device = self.setting.times.device
+        clock, value = clock_of(device), self.setting.value
+        weights = [
+            *self.world.backbone.state_dict().values(),
+            *self.reward.state_dict().values(),
+            *(() if value is None else value.state_dict().values()),
+        ]
+        for batch in self.batches:
+            fresh = count(1)
+            calls = {name: self._step(step, batch, fresh) for name, step in steps.items()}
+            spent = interleaved(calls, self.rounds, clock)
+            stages = [
+                {name: self.calls.stages(call, clock) for name, call in calls.items()}
+                for _ in range(self.rounds)
+            ]
+            flops = {name: count_flops(call) for name, call in calls.items()}
+            peaks = {name: peak_bytes(call, device, iter(weights)) for name, call in calls.items()}
+            with self.calls.during() as counts:
+                calls["guided"]()
+            yield {
+                "phase": "cost",
+                "batch": batch,
+                "unit": UNITS[device.type],
+                "step_seconds": spent,
+                "stages": {
+                    name: {stage: [one[name][stage] for one in stages] for stage in STAGES}
+                    for name in calls
+                },
+                "flops": flops,
+                "peaks": peaks,
+                "calls": {kind: counts[kind] / batch for kind in KINDS},
+                "metrics": {},
+            }
+
+    def _step(
+        self, transition: Callable[..., Any], batch: int, fresh: Iterator[int]
+    ) -> Callable[[], Any]:
+        """A step of other latents at every call: nothing of an earlier one can be remembered."""
+        k = self.guide.middle(self.setting)
+        like = next(iter(self.world.backbone.state_dict().values()))
+        shape = (batch, *self.world.backbone.latent)
+        z = Streams.of(self.seed, "cost", rows=batch).normal(torch.empty(shape).to(like))
+        t, s = self.setting.times[k], self.setting.times[k + 1]
+        c = [self.world.prompts[k % len(self.world.prompts)] for k in range(batch)]
+        step = partial(transition, t=t, s=s, c=c)
+        return torch.no_grad()(lambda: step(z * (1 + 1e-3 * next(fresh))))
