@@ -387,6 +387,22 @@ def test_the_page_has_tables_and_figures(store, folder):
     assert {"quality.png", "particles.png", "target.png"} <= names
 
 
+def test_a_store_of_timed_steps_alone_has_a_page_of_stages(tmp_path):
+    changes = {"samples": [0], "rounds": [2], "cost_batches": [[1]]}
+    timed = [c for c in cells(tmp_path, SUITE, **changes) if c.label == "DPS"]
+    found = Store(tmp_path / "store")
+    assert run(timed, found, isolation="inline")["ok"] == 1
+    result = CliRunner().invoke(
+        cli, ["report", str(found.path), "--out", str(tmp_path / "page")], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    names = {path.name.rpartition("-")[2] for path in (tmp_path / "page" / "plots").glob("*.png")}
+    assert names == {"steps.png", "stages.png"}
+    [row] = tables.stages(tidy(found.records())).query("method == 'DPS'").to_dict("records")
+    parts = [float(row[stage]) for stage in ("blocks", "decode", "reward", "backward", "rest")]
+    assert sum(parts) == pytest.approx(float(row["all"]), abs=0.03)
+
+
 def test_a_judge_is_added_without_generating_again(store, folder, monkeypatch):
     (folder / "bright.py").write_text(
         '"""How bright a picture is."""\n'

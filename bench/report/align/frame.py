@@ -30,6 +30,7 @@ APART = {
     "kernel": "{}",
 }
 SAMPLES = ("strength", "lam", "spread", "samples", "nonfinite", "diverged", "feasible", "judge")
+LISTS = ("kinds", "log", "prompts")
 
 
 def load(store: str | Path) -> pd.DataFrame:
@@ -46,8 +47,11 @@ def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     ok = [record for record in records if record["status"] == "ok"]
     ok.sort(key=lambda record: record["started"])  # the order of the suite
     rows = [row for record in ok for row in _rows(record)]
+    if not rows:
+        return pd.DataFrame()
     frame = pd.DataFrame(rows)
-    return frame if frame.empty else frame.assign(method=_methods(frame))
+    absent = [name for name in (*SAMPLES, *LISTS) if name not in frame]  # where all is cost
+    return frame.assign(method=_methods(frame), **dict.fromkeys(absent))
 
 
 def _methods(frame: pd.DataFrame) -> list[str]:
@@ -93,8 +97,7 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _samples(row: dict[str, Any]) -> dict[str, Any]:
     """A set of samples: what it is worth and what it took."""
     found = {name: row.get(name) for name in ("phase", *SAMPLES)}
-    found |= {"kinds": row.get("kinds"), "log": row.get("log"), "prompts": row.get("prompts")}
-    found |= _metrics(row)
+    found |= {name: row.get(name) for name in LISTS} | _metrics(row)
     if row.get("seconds"):
         each = np.array(row["seconds"]) / np.array(row["rows"])
         found |= spread("seconds", median_interval(each))
