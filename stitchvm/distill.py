@@ -18,8 +18,6 @@ Source: arXiv:2605.19804, section 4.1 and appendix D.1.
 """
 
 import math
-import os
-import pickle
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
+from stitchvm import checkpoint
 from stitchvm.backbone import Prompts
 from stitchvm.reward import Features, Reward
 from stitchvm.streams import derive
@@ -231,7 +230,7 @@ def last_record(folder: Path) -> Record | None:
         ValueError: for a torn one.
     """
     path = folder / CHECKPOINT
-    return Record(**_read(path)["record"]) if path.is_file() else None
+    return Record(**checkpoint.read(path)["record"]) if path.is_file() else None
 
 
 @contextmanager
@@ -241,7 +240,7 @@ def averaged(student: Student, folder: Path) -> Iterator[None]:
     Raises:
         ValueError: if there is no checkpoint, or a torn one.
     """
-    state, weights = _read(folder / CHECKPOINT), named(student)
+    state, weights = checkpoint.read(folder / CHECKPOINT), named(student)
     before = {name: w.detach().clone() for name, w in weights.items()}
     _put(weights, state["average"] or state["weights"])
     try:
@@ -259,16 +258,6 @@ def named(student: Student) -> dict[str, nn.Parameter]:
 def _put(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
         weight.copy_(values[name])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint."""
-    if not path.is_file():
-        raise ValueError(f"expected a checkpoint at {path}, got none")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"expected a whole checkpoint at {path}, got a torn one") from error
 
 
 class _Run:
@@ -338,7 +327,6 @@ class _Run:
 
     def save(self, folder: Path, record: Record) -> None:
         """Write the checkpoint with the last record; it is there whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         state = {
             "weights": {name: w.detach() for name, w in self.weights.items()},
             "average": self.average,
@@ -347,16 +335,14 @@ class _Run:
             "record": record._asdict(),
             "recipe": asdict(self.recipe),
         }
-        new = folder / f"{CHECKPOINT}.{os.getpid()}.new"
-        torch.save(state, new)
-        os.replace(new, folder / CHECKPOINT)
+        checkpoint.write(folder / CHECKPOINT, state)
 
     def resume(self, folder: Path) -> None:
         """Go back to the checkpoint, if there is one."""
         path = folder / CHECKPOINT
         if not path.exists():
             return
-        state = _read(path)
+        state = checkpoint.read(path)
         if not self.recipe.continues(Recipe(**state["recipe"])):
             raise ValueError(
                 f"expected a checkpoint of {asdict(self.recipe)} at {path}, got {state['recipe']}"

@@ -11,6 +11,7 @@ and, from an anchor z_tau instead of z_0, for t > tau,
 
     z_t = abar z_tau + sbar eps,   abar = alpha_t / alpha_tau,
     sbar^2 = sigma_t^2 - abar^2 sigma_tau^2                                      (Eqs. 74-76)
+    E[z_tau | z_t] = ((1 - tau) / t) (sbar sbar' z_t - sbar^2 u_t)
 
 All functions take latents (B, *latent) and times () or (B,).
 """
@@ -86,6 +87,24 @@ def bridge(z_tau: Tensor, tau: Tensor, t: Tensor, eps: Tensor) -> Bridge:
     abar_dot = -1 / (1 - tau)
     sbar_dot = (t - abar * abar_dot * tau**2) / sbar
     return Bridge(abar * z_tau + sbar * eps, abar_dot * z_tau + sbar_dot * eps)
+
+
+def anchor(z_t: Tensor, tau: Tensor, t: Tensor, u: Tensor) -> Tensor:
+    """The anchor E[z_tau | z_t] that a velocity implies: what `denoise` is at tau = 0.
+
+    The inverse of `bridge`: of its u it gives back z_tau; unlike u, finite as t -> tau.
+
+    Args:
+        z_t: Latents, (B, *latent).
+        tau: Times of their anchors, () or (B,).
+        t: Their times, () or (B,), at or above tau and above 0.
+        u: Velocities at z_t, (B, *latent).
+    """
+    tau, t = expand_time(tau, z_t), expand_time(t, z_t)
+    abar = (1 - t) / (1 - tau)
+    sbar_square = t**2 - (abar * tau) ** 2
+    sbar_sbar_dot = t + (1 - t) * tau**2 / (1 - tau) ** 2
+    return (1 - tau) / t * (sbar_sbar_dot * z_t - sbar_square * u)
 
 
 def match_snr(t: float, positions: int, reference: int = 128 * 128) -> float:

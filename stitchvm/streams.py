@@ -44,6 +44,10 @@ class Streams:
     def __getitem__(self, rows: slice) -> "Streams":
         return Streams(self.seeds[rows], self.device)
 
+    def of_rows(self, rows: Iterable[int]) -> "Streams":
+        """The streams of some rows, from their beginning."""
+        return Streams((self.seeds[row] for row in rows), self.device)
+
     def child(self, *labels: object) -> "Streams":
         """One child stream per row; labels say what it is for."""
         return Streams((derive(s, *labels) for s in self.seeds), self.device)
