@@ -24,7 +24,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"expected a checkpoint at {path}, got none")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"expected a whole checkpoint at {path}, got a torn one") from error
+    with path.open("rb") as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"expected a whole checkpoint at {path}, got a torn one") from error

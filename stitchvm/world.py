@@ -99,6 +99,26 @@ class World(ABC):
         """
         raise ValueError(f"expected a world with other generators, got {self.name!r}")
 
+    def training(self, count: int) -> tuple[str, ...]:
+        """Prompts to train a generator on, none of which is judged or chosen by.
+
+        Raises:
+            ValueError: if the world has none.
+        """
+        raise ValueError(f"expected a world with {count} prompts to train on, got {self.name!r}")
+
+    def trainable(self, rank: int, seed: int) -> Backbone:
+        """Its generator with weights of its own to train; `backbone` stays as it is.
+
+        Args:
+            rank: Of the updates, where weights are LoRA's.
+            seed: Of what they begin with.
+
+        Raises:
+            ValueError: if nothing of the generator can be trained.
+        """
+        raise ValueError(f"expected a world whose generator can be trained, got {self.name!r}")
+
     def trained(self, reward: Reward) -> dict[str, Path]:
         """Folders of the value models that ship with the world, made of a reward, by name."""
         del reward

@@ -18,6 +18,7 @@ from bench.worlds.gaussian.rewards import (
     QuadraticReward,
     SigmoidReward,
 )
+from bench.worlds.gaussian.trainable import trainable
 from bench.worlds.gaussian.truth import Tilted, Truth, embedding_map
 from stitchvm.backbone import NULL, Prompts
 from stitchvm.reward import Reward
@@ -175,6 +176,15 @@ class GaussianWorld(World):
             c = [self.prompts[row % len(self.prompts)] for row in rows]
             rng = Streams(derive(0, "images", split, row) for row in rows)
             yield Shown(self.flow.decode(self.draw(c, rng)), c)
+
+    def training(self, count: int) -> tuple[str, ...]:
+        """The prompts themselves: of a mixture there is nothing to generalise from."""
+        return self.prompts[:count]
+
+    def trainable(self, rank: int, seed: int) -> GaussianBackbone:
+        """Its means and its prompts' log weights, as they are: no rank, nothing drawn."""
+        del rank, seed
+        return trainable(self.flow)
 
     def pictures(self, z_0: Tensor) -> None:
         """None: a Gaussian decodes to noise."""

@@ -5,6 +5,7 @@ chosen on the prompts that are reported.
 """
 
 import hashlib
+from functools import cache
 from typing import Literal
 
 from bench.worlds.shapes.captions import KIND_NAMES, parse, seen, told
@@ -38,7 +39,7 @@ def prompt_set(split: Literal["tune", "eval"], per_kind: int = PER_KIND) -> tupl
         scenes += SCENES
         fresh += SCENES
         for scene in seen(draw(split, scenes))[scenes - SCENES :]:
-            told_of = sorted(told(scene), key=lambda text: hashlib.sha256(text.encode()).digest())
+            told_of = sorted(told(scene), key=_order)
             for text in told_of:
                 caption = parse(text)
                 mine = found[caption.kind]
@@ -51,5 +52,32 @@ def prompt_set(split: Literal["tune", "eval"], per_kind: int = PER_KIND) -> tupl
     return tuple(found[kind][k] for k in range(per_kind) for kind in KIND_NAMES)
 
 
+@cache
+def training_set(count: int) -> tuple[str, ...]:
+    """Captions to train generators on: of training scenes, and neither `tune` nor `eval` prompts.
+
+    They are as likely as scenes are that they tell of; none belongs to the `eval` set, shown or
+    not, and a longer list begins with the shorter one.
+    """
+    kept: list[str] = []
+    known = set(prompt_set("tune"))
+    scenes = 0
+    while len(kept) < count:
+        scenes += SCENES
+        for scene in seen(draw("train", scenes))[scenes - SCENES :]:
+            for text in sorted(told(scene), key=_order):
+                caption = parse(text)
+                plain = not (caption.background or caption.place)
+                if plain and text not in known and _split(text) == "tune":
+                    kept.append(text)
+                    known.add(text)
+                    break
+    return tuple(kept[:count])
+
+
+def _order(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
 def _split(text: str) -> str:
-    return "tune" if hashlib.sha256(text.encode()).digest()[0] % 2 else "eval"
+    return "tune" if _order(text)[0] % 2 else "eval"

@@ -11,7 +11,7 @@ from bench.worlds.shapes.bank import Bank, pick
 from bench.worlds.shapes.banks import Banks
 from bench.worlds.shapes.captions import parse, possible, seen, told
 from bench.worlds.shapes.evaluation import EVALUATIONS
-from bench.worlds.shapes.prompts import prompt_set
+from bench.worlds.shapes.prompts import prompt_set, training_set
 from bench.worlds.shapes.quiet import quietly
 from bench.worlds.shapes.reference import Reference, ReferenceTruth
 from bench.worlds.shapes.reference import load as load_reference
@@ -20,7 +20,7 @@ from bench.worlds.shapes.verifier import correct
 from bench.worlds.shapes.weights import verify
 from stitchvm.backbone import NULL, Backbone, Prompts
 from stitchvm.evaluation import Evaluation
-from stitchvm.models import aesthetic, clip, sd3
+from stitchvm.models import aesthetic, clip, lora, sd3
 from stitchvm.models.clip import ClipTower
 from stitchvm.models.folder import load_network
 from stitchvm.models.sd3 import Sd3Backbone
@@ -75,9 +75,10 @@ class ShapesWorld(World):
         self.folder, self.device, self.generator = folder, device, generator
         self.version = verify(folder)
         self.digest = f"{self.version}-{generator}-{members}-{prompt_members}"
-        self.backbone = self._load(generator)
+        self._generator = self._load(generator)
+        self.backbone = self._generator  # what is asked; it may be wrapped
         tiny = load_network(AutoencoderTiny, folder / "tiny", torch.float32).to(device)
-        self.tiny = self.backbone.with_decoder(tiny)
+        self.tiny = self._generator.with_decoder(tiny)
         self.members, self.prompt_members = members, prompt_members
         self.prompts = prompt_set(prompts, per_kind)  # type: ignore[arg-type]
         self.tuning = prompt_set("tune", per_kind) if prompts == "eval" else ()
@@ -98,6 +99,14 @@ class ShapesWorld(World):
         if generator not in GENERATORS:
             raise ValueError(f"expected a generator in {GENERATORS}, got {generator!r}")
         return self._load(generator)
+
+    def training(self, count: int) -> tuple[str, ...]:
+        """Captions of training scenes, none among the `tune` and `eval` prompts."""
+        return training_set(count)
+
+    def trainable(self, rank: int, seed: int) -> Backbone:
+        """With LoRA on all attention."""
+        return lora.adapted(self._generator, rank, seed=seed)
 
     def reward(self, name: str) -> Reward:
         """The reward of that name: clip, aesthetic, hps, or the held-out judge pick.
