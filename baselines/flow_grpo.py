@@ -152,6 +152,7 @@ def flow_grpo(
     run = Training(policy, recipe, {"flow_grpo": asdict(plan)}, keep, clock)
     while run.step < recipe.steps:
         yield _step(run, value, prompts, plan, solver)
+        run.save()
 
 
 def _step(

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Task = Literal["value", "robustness", "interface", "cost", "align"]
+Task = Literal["value", "robustness", "interface", "cost", "align", "train"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
 
@@ -275,7 +275,80 @@ class AlignProtocol(Model):
         return self.kernel
 
 
-AnyProtocol = Protocol | Robustness | InterfaceProtocol | CostProtocol | AlignProtocol
+class TrainProtocol(Model):
+    """How generators are trained and judged: the `train` task.
+
+    Attributes:
+        steps: Of the sampler, from 1 to 0, in training and in evaluation.
+        shift: Of its time grid.
+        rank: Of LoRA.
+        updates: Training steps of each run.
+        prompts: Prompts a training step.
+        group: Samples of each.
+        known: Prompts that training draws from.
+        rates: Learning rates that are tried; one is taken as it is.
+        trial: Training steps of each trial.
+        decay: Weight decay.
+        average: Share of itself that the evaluated average keeps a step.
+        batch: Latents at once.
+        seeds: Runs that are compared, each with a seed of its own.
+        pilot: Whether one more run comes first, that the level to reach is read from.
+        every: Training steps from one evaluation to the next.
+        samples: Per prompt that is judged.
+        rounds: Training steps timed in turns with those of the published method; 0: none.
+    """
+
+    SHOWN: ClassVar[tuple[str, ...]] = ()
+
+    steps: int = Field(10, ge=1)
+    shift: float = Field(1.0, gt=0)
+    rank: int = Field(16, ge=1)
+    updates: int = Field(60, ge=1)
+    prompts: int = Field(12, ge=1)
+    group: int = Field(16, ge=1)
+    known: int = Field(240, ge=1)
+    rates: tuple[float, ...] = (3e-4,)
+    trial: int = Field(20, ge=1)
+    decay: float = Field(0.0, ge=0)
+    average: float = Field(0.9, ge=0, lt=1)
+    batch: int = Field(48, ge=1)
+    seeds: int = Field(1, ge=1)
+    pilot: bool = False
+    every: int = Field(5, ge=1)
+    samples: int = Field(4, ge=1)
+    rounds: int = Field(3, ge=0)
+
+    @field_validator("rates")
+    @classmethod
+    def _some(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if not rates or not all(rate > 0 for rate in rates) or len(set(rates)) != len(rates):
+            raise ValueError("expected distinct learning rates above 0")
+        return rates
+
+    @property
+    def size(self) -> str:
+        """How much is measured, in words."""
+        tried = f"{len(self.rates)} rates tried for {self.trial} steps, " if self.tried else ""
+        runs = self.seeds + self.pilot
+        return (
+            f"{tried}{runs} runs of {self.updates} steps of {self.prompts} prompts x {self.group} "
+            f"samples, {self.samples} samples a judged prompt every {self.every} steps"
+        )
+
+    @property
+    def tried(self) -> bool:
+        """Whether the rate is chosen."""
+        return len(self.rates) > 1
+
+    @property
+    def place(self) -> str:
+        """Which cell of its estimator this is, in words."""
+        return f"{self.updates} steps"
+
+
+AnyProtocol = (
+    Protocol | Robustness | InterfaceProtocol | CostProtocol | AlignProtocol | TrainProtocol
+)
 
 PROTOCOLS: dict[str, type[AnyProtocol]] = {
     "value": Protocol,
@@ -283,6 +356,7 @@ PROTOCOLS: dict[str, type[AnyProtocol]] = {
     "interface": InterfaceProtocol,
     "cost": CostProtocol,
     "align": AlignProtocol,
+    "train": TrainProtocol,
 }
 
 
@@ -297,7 +371,7 @@ class Spec(Model):
         seed: Of latents and of the estimators' randomness.
         device: Kind of device, `cpu` or `cuda`: seconds and bytes depend on it.
         threads: CPU threads.
-        algorithm: What the estimator is plugged into, of the `align` task.
+        algorithm: What the estimator is plugged into, of `align` and `train`.
         schema_version: Of this specification.
     """
 

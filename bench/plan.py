@@ -96,7 +96,8 @@ def _cell(
     """One cell from its field values."""
     from bench.algorithms import ALGORITHMS  # noqa: PLC0415
     from bench.tasks import ESTIMATORS  # noqa: PLC0415 - imports torch
-    from bench.worlds import WORLDS, make, reward_of  # noqa: PLC0415
+    from bench.trainers import TRAINERS  # noqa: PLC0415
+    from bench.worlds import WORLDS, make, rewards_of  # noqa: PLC0415
 
     parts = (*PARTS, *ALGORITHM.get(suite.task, ()))
     for name in parts:
@@ -108,15 +109,18 @@ def _cell(
     built = worlds[key]
     given = {k: v for k, v in fields.items() if k not in parts}
     protocol = validated(PROTOCOLS[suite.task], given, f"suite {suite.name!r}")
-    reward = part(fields["reward"], dict.fromkeys(built.rewards, built.reward), "reward")
+    reward = _reward(fields["reward"], built, suite.task)
     known = ESTIMATORS[suite.task]
     estimator = part(fields["estimator"], known, "estimator")
     if weights := weights_of(resolve(estimator.build, known, "estimator")):
-        which = weights(built, reward_of(reward, built), **estimator.settings)
-        estimator = estimator.model_copy(update={"digest": which})
+        which = [weights(built, r, **estimator.settings) for r in rewards_of(reward, built)]
+        estimator = estimator.model_copy(
+            update={"digest": which[0] if len(which) == 1 else digest(which)}
+        )
     algorithm = None
     if "algorithm" in parts:
-        algorithm = part(fields["algorithm"], ALGORITHMS, "algorithm")
+        registry = ALGORITHMS if suite.task == "align" else TRAINERS
+        algorithm = part(fields["algorithm"], registry, "algorithm")
     spec = Spec(
         task=suite.task,
         world=world.model_copy(update={"digest": built.digest}),
@@ -134,6 +138,16 @@ def _cell(
         coordinates[name] = str(getattr(protocol, name))
     coordinates["variant"] = ""
     return Cell(spec=spec, suite=suite.name, coordinates=coordinates, quick=quick)
+
+
+def _reward(value: Any, built: "World", task: str) -> Part:
+    """A reward, or of `train` the sum of several: `clip+hps`."""
+    from bench.worlds import JOINT  # noqa: PLC0415 - imports torch
+
+    registry = dict.fromkeys(built.rewards, built.reward)
+    names = value.split(JOINT) if isinstance(value, str) and task == "train" else [value]
+    parts = [part(name, registry, "reward") for name in names]
+    return parts[0] if len(parts) == 1 else Part(build=value)
 
 
 def part(value: Any, registry: Mapping[str, Any], kind: str) -> Part:

@@ -7,6 +7,7 @@ parent's monotonic clock, which processes share, so that a record knows what sta
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from bench.store import RECORD, Store
 
 CELL = "cell.json"
 LOG = "log.txt"
+WORK = "work"  # what killed cells go on from, by cell
 ANNOUNCED = "making the "  # begins what a cell says of long work that is done once
 LISTEN_EVERY = 2.0  # seconds
 
@@ -141,7 +143,7 @@ def measure(
     record = _record(cell, device, isolation)
     outcome, status, reason = Outcome(), "ok", None
     try:
-        outcome = TASKS[cell.spec.task](cell.spec, device)
+        outcome = TASKS[cell.spec.task](cell.spec, device, store.path / WORK / cell.id)
     except Exception as error:
         status = "diverged" if isinstance(error, Diverged) else "error"
         reason = f"{type(error).__name__}: {error}"
@@ -155,6 +157,8 @@ def measure(
         "wall_seconds": time.monotonic() - (began if start is None else start),
     }
     store.write(attempt, record, outcome.arrays)
+    if status == "ok":
+        shutil.rmtree(store.path / WORK / cell.id, ignore_errors=True)
     return status, reason
 
 

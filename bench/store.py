@@ -99,6 +99,17 @@ class _AlignRows(BaseModel):
     rows: list[AlignRow]
 
 
+class TrainRow(BaseModel):
+    """The same of a run, or of a step that was timed."""
+
+    phase: str
+    rate: float
+
+
+class _TrainRows(BaseModel):
+    rows: list[TrainRow]
+
+
 class _Rows(BaseModel):
     rows: list[Row]
 
@@ -121,6 +132,7 @@ ROWS: dict[str, type[BaseModel]] = {
     "interface": _InterfaceRows,
     "cost": _CostRows,
     "align": _AlignRows,
+    "train": _TrainRows,
 }
 
 

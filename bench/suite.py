@@ -23,12 +23,19 @@ from bench.resolve import UnknownName
 
 M = TypeVar("M", bound=Model)
 PARTS = ("world", "reward", "estimator")
-ALGORITHM = {"align": ("algorithm",)}  # a part as well, of one task
+ALGORITHM = {"align": ("algorithm",), "train": ("algorithm",)}  # a part as well, of these tasks
 FIELDS = {
     task: (*PARTS, *ALGORITHM.get(task, ()), *protocol.model_fields)
     for task, protocol in PROTOCOLS.items()
 }
-LISTS = ("sigmas", "entries", "batches", "cost_batches", "errors")  # fields whose value is a list
+LISTS = (
+    "sigmas",
+    "entries",
+    "batches",
+    "cost_batches",
+    "errors",
+    "rates",
+)  # fields whose value is a list
 
 
 class Suite(Model):

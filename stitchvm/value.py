@@ -11,6 +11,7 @@ makes of z_t (`model`).
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -161,6 +162,42 @@ class EmbeddingEstimator(ValueEstimator):
     def forward(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None = None) -> Tensor:
         """The value, (B,)."""
         return self.reward.score(self.features(z_t, t, c).embedding, c)
+
+
+class Sum(ValueEstimator):
+    """The value of a sum of rewards: the sum of their values (Eq. 80).
+
+    Args:
+        parts: One estimator a reward, of the same latents.
+
+    Raises:
+        ValueError: if there is none, they are of different latents or targets, or several are
+            soft, whose sum is no value.
+    """
+
+    def __init__(self, parts: Sequence[ValueEstimator]) -> None:
+        super().__init__()
+        latents = {tuple(part.latent) for part in parts}
+        targets = {part.target for part in parts}
+        if len(latents) != 1 or len(targets) != 1:
+            raise ValueError(
+                f"expected values of one latent and one target, got {sorted(latents)} and "
+                f"{sorted(map(str, targets))}"
+            )
+        if len(parts) > 1 and parts[0].target.value != "mean":
+            raise ValueError(f"expected mean values to add up, got {parts[0].target}")
+        self.parts = nn.ModuleList(parts)
+        self.latent, self.target = parts[0].latent, parts[0].target
+        self.differentiable = all(part.differentiable for part in parts)
+        self.stochastic = any(part.stochastic for part in parts)
+
+    def forward(self, z_t: Tensor, t: Tensor, c: Prompts, rng: Streams | None = None) -> Tensor:
+        """The value, (B,)."""
+        values = [
+            part(z_t, t, c, None if rng is None else rng.child("part", k))
+            for k, part in enumerate(self.parts)
+        ]
+        return torch.stack(values).sum(0)
 
 
 class Valued(NamedTuple):

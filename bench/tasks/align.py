@@ -11,7 +11,6 @@ less often than unsteered samples do.  Trials go on beyond the ends while the be
 and between its neighbours else, until as many were made as every method gets.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ import baselines
 from baselines.terminal import Terminal
 from bench.algorithms import ALGORITHMS, Algorithm, Guide, Made, Setting, Unsteered
 from bench.cell import AlignProtocol, Spec
+from bench.judging import by_prompt, finite, scored
 from bench.meter import KINDS, Calls, seconds
 from bench.metrics.align import diversity, energy, mmd
 from bench.metrics.value import Samples, spearman
@@ -238,7 +238,7 @@ class Place:
                 log.append(made.log)
         z_0 = torch.cat(parts)
         lam = None if strength is None else self.algorithm.lam(self.setting, strength)
-        scores = self._scored(z_0, [c for c, _ in keys])
+        scores = scored(self.world, self.reward, z_0, [c for c, _ in keys], self.protocol.batch)
         if outcome is not None:
             outcome.arrays |= {f"{prefix}{name}": x.numpy() for name, x in scores.items()}
             if self.protocol.keep:
@@ -273,35 +273,16 @@ class Place:
         c = [c for c, _ in keys]
         return self.algorithm.run(self.setting, 0.0 if strength is None else strength, z, c, rng)
 
-    def _scored(self, z_0: Tensor, c: list[str]) -> dict[str, Tensor]:
-        """Every reward, judge and the verifier, per sample, on the CPU."""
-        scorers = {"target": self.reward} | {
-            name: self.world.reward(name) for name in (*self.world.rewards, *self.world.judges)
-        }
-        found = {}
-        for name, reward in scorers.items():
-            parts = [
-                reward(self.world.backbone.decode(z_0[rows]), c[rows])
-                for rows in batches(len(c), self.protocol.batch)
-            ]
-            found[name] = torch.cat(parts).double().cpu()
-        correct = self.world.correct(z_0, c)
-        if correct is not None:
-            found["correct"] = correct.double().cpu()
-        return found
-
     def _metrics(
         self, z_0: Tensor, scores: dict[str, Tensor], prompts: Sequence[str], lam: float | None
     ) -> dict[str, list[float | None]]:
         """One number per prompt."""
-        found = {
-            name: x.unflatten(0, (len(prompts), -1)).mean(1).tolist() for name, x in scores.items()
-        }
         seen = self.world.seen(z_0).double().cpu().unflatten(0, (len(prompts), -1))
-        found["diversity"] = [diversity(x) for x in seen]
+        found = {"diversity": [diversity(x) for x in seen]}
         if lam is not None and lam > 0 and seen.shape[1] > 1:
             found |= self._distances(seen, scores["target"], prompts, lam)
-        return {name: _finite(torch.tensor(x, dtype=torch.float64)) for name, x in found.items()}
+        apart = {name: finite(torch.tensor(x, dtype=torch.float64)) for name, x in found.items()}
+        return by_prompt(scores, len(prompts)) | apart
 
     def _distances(
         self, seen: Tensor, reward: Tensor, prompts: Sequence[str], lam: float
@@ -355,9 +336,9 @@ class Place:
                 "phase": "error",
                 "sigma": float(stop[-1]),
                 "metrics": {
-                    "rank": _finite(ranked(found["value"], found["true"])),
-                    "cosine": _finite(found["cosine"].mean(1)),
-                    "squared": _finite((found["value"] - found["true"]).square().mean(1)),
+                    "rank": finite(ranked(found["value"], found["true"])),
+                    "cosine": finite(found["cosine"].mean(1)),
+                    "squared": finite((found["value"] - found["true"]).square().mean(1)),
                 },
             }
 
@@ -376,11 +357,6 @@ def ranked(value: Tensor, true: Tensor) -> Tensor:
     """Rank correlation with the truth among the samples of each prompt, (P,), of (P, S)."""
     x, y = value.numpy()[None, :, None], true.numpy()[:, None]
     return torch.tensor(spearman(Samples(x, y, y, None, None)), dtype=torch.float64)
-
-
-def _finite(x: Tensor) -> list[float | None]:
-    """Numbers for a record, None for what is not finite."""
-    return [float(v) if math.isfinite(v) else None for v in x]
 
 
 def _within(reward: Tensor, prompts: int) -> float | None:

@@ -11,6 +11,7 @@ from bench.worlds.shapes import shapes
 from stitchvm.reward import Reward
 from stitchvm.world import World
 
+JOINT = "+"  # between the names of rewards that are added up
 WORLDS: dict[str, Callable[..., World]] = {
     "gaussian": gaussian.GaussianWorld,
     "shapes": shapes,
@@ -38,6 +39,14 @@ def named(text: str) -> World:
         settings[key.strip()] = yaml.safe_load(value)
     build = resolve(name, WORLDS, "world")
     return build(**complete(build, settings, f"world {name!r}"))
+
+
+def rewards_of(reward: Part, world: World) -> list[Reward]:
+    """The rewards whose sum a specification names: `clip+hps`, or one."""
+    return [
+        reward_of(reward.model_copy(update={"build": name}), world)
+        for name in reward.build.split(JOINT)
+    ]
 
 
 def reward_of(reward: Part, world: World) -> Reward:

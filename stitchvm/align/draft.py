@@ -108,6 +108,7 @@ def draft(
     run = Training(policy, recipe, {"draft": asdict(plan)}, keep, clock)
     while run.step < recipe.steps:
         yield _step(run, value, prompts, plan, solver)
+        run.save()
 
 
 def _step(

@@ -205,6 +205,7 @@ def nft(
     run = Training(policy, recipe, {"nft": asdict(plan)}, keep, clock)
     while run.step < recipe.steps:
         yield _step(run, value, prompts, plan, solver)
+        run.save()
 
 
 def _step(

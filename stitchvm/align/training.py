@@ -226,18 +226,23 @@ class Training:
         return norm.item()
 
     def record(self, **figures: Any) -> Record:
-        """End the step; writes the checkpoint where one is due."""
+        """End the step."""
         self.step += 1
         seconds = {name: self._spent[name] for name in PHASES}
         self._spent.clear()
         samples = self.step * self.recipe.prompts * self.recipe.group
-        made = Record(
+        return Record(
             step=self.step, skipped=self.skipped, samples=samples, seconds=seconds, **figures
         )
+
+    def save(self) -> None:
+        """Write the checkpoint where one is due: once the caller has done with the record.
+
+        So what a caller keeps of records is never behind the checkpoint.
+        """
         due = self.step % self.keep.every == 0 or self.step == self.recipe.steps
         if self.keep.folder is not None and due:
             self._save(self.keep.folder / CHECKPOINT)
-        return made
 
     def _save(self, path: Path) -> None:
         state = {
