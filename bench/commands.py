@@ -121,8 +121,10 @@ def _listed(kind: str) -> Iterator[tuple[str, str]]:
             yield name, f"{figure.about} [{'%' if figure.percent else '1'}]"
     elif kind == "algorithms":
         from bench.algorithms import ALGORITHMS  # noqa: PLC0415 - imports torch
+        from bench.trainers import TRAINERS  # noqa: PLC0415
 
-        for name, algorithm in ALGORITHMS.items():
+        known_ways: Mapping[str, Callable[..., Any]] = {**ALGORITHMS, **TRAINERS}
+        for name, algorithm in known_ways.items():
             yield name, (algorithm.__doc__ or "").strip().partition("\n")[0]
     else:
         from baselines import ESTIMATORS  # noqa: PLC0415 - imports torch

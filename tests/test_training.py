@@ -338,10 +338,11 @@ def test_batch_size_changes_nothing(world, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(world, kind, tmp_path):
     recipe = replace(RECIPE, steps=5)
-    whole, records = trained(world, kind, recipe)
+    plan = {} if kind == "flow_grpo" else {"stop": Stop(2, 5)}
+    whole, records = trained(world, kind, recipe, **plan)
     keep = Keep(tmp_path, every=2)
-    trained(world, kind, replace(recipe, steps=4), keep)
-    policy, rest = trained(world, kind, recipe, keep)
+    trained(world, kind, replace(recipe, steps=4), keep, **plan)
+    policy, rest = trained(world, kind, recipe, keep, **plan)
     assert [record.step for record in rest] == [5]
     same = [a == b or a != a for a, b in zip(rest[0][:-1], records[-1][:-1], strict=True)]  # noqa: PLR0124
     assert all(same)

@@ -16,6 +16,7 @@ from bench.report.robustness import plots as robust_plots
 from bench.report.robustness import tables as robust_tables
 from bench.report.robustness.write import write
 from bench.report.sheet import Sheet
+from bench.report.train import sheet as train
 from bench.store import Store
 
 Failures = Iterable[Mapping[str, Any]]
@@ -85,6 +86,7 @@ VIEWS: dict[str, View] = {
     "interface": _of_sheet(interface.SHEET),
     "cost": _of_sheet(cost.SHEET),
     "align": _of_sheet(align.SHEET)._replace(report=align.report),
+    "train": _of_sheet(train.SHEET),
 }
 
 

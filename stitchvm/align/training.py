@@ -75,7 +75,8 @@ class Keep(NamedTuple):
 NOWHERE = Keep()
 
 
-class Stop(NamedTuple):
+@dataclass(frozen=True)
+class Stop:
     """Which steps of the sampler rollouts stop after: any of first to last, counted from 1."""
 
     first: int

@@ -1,0 +1,42 @@
+"""The sheet of the train task: what its page, tables and text show."""
+
+from bench.report import numbers
+from bench.report.facets import Facet
+from bench.report.sheet import Sheet
+from bench.report.train.claims import CLAIMS
+from bench.report.train.frame import ends, tidy, together
+from bench.report.train.plots import figures
+from bench.report.train.tables import start, tables
+from bench.stats import mean_interval
+
+
+def answer(facet: Facet) -> list[str]:
+    """What a facet comes to: gains in target reward, best first."""
+    found = []
+    for name, part in ends(facet.frame).groupby("method", sort=False):
+        now, then = (together(rows, "target") for rows in (part, start(facet.frame, part.iloc[0])))
+        if now is not None and then is not None:
+            gain = mean_interval(now - then)
+            found.append((gain.mean, f"{name} {numbers.interval(*gain[:3])}"))
+    if not found:
+        return []
+    ranked = "; ".join(text for _, text in sorted(found, reverse=True))
+    return [f"Gain in target reward by training, paired by prompt: {ranked}."]
+
+
+SHEET = Sheet(
+    title="What training gains, and how long it takes",
+    about=(
+        "Every method is a way of training with a value estimator: asked at the end of rollouts, "
+        "which is the published method, or where they stop. All train LoRA weights of the same "
+        "generator on the same prompts; learning rates are chosen on prompts of their own, the "
+        "same number for each method. What is shown was measured on other prompts. The clock is "
+        "that of training alone; on a CPU seconds are those of the CPU."
+    ),
+    apart=("world", "reward"),
+    tidy=tidy,
+    answer=answer,
+    claims=CLAIMS,
+    tables=tables,
+    figures=figures,
+)
