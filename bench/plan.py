@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.cell import PROTOCOLS, Cell, Part, Spec, digest, label
+from bench.cell import Cell, Part, Spec, digest, label
+from bench.protocols import PROTOCOLS
 from bench.resolve import UnknownName, complete, resolve, source_digest, weights_of
 from bench.suite import ALGORITHM, PARTS, Fields, Suite, combinations, validated
 

@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from bench.cell import PROTOCOLS, Model, Task, label
+from bench.cell import Task, label
+from bench.protocols import PROTOCOLS, Model
 from bench.resolve import UnknownName
 
 M = TypeVar("M", bound=Model)

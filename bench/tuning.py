@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.cell import AlignProtocol
+from bench.protocols import AlignProtocol
 
 Trial = Mapping[str, Any]  # strength, metrics, feasible
 

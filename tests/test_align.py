@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from bench import suite as suites
 from bench import tuning
 from bench.algorithms import guide, steer_by
-from bench.cell import AlignProtocol
 from bench.cli import cli
 from bench.metrics.align import diversity, energy, mmd
 from bench.plan import plan
+from bench.protocols import AlignProtocol
 from bench.report import sheet as sheets
 from bench.report.align import saving, tables
 from bench.report.align.frame import judged, tidy

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from bench import suite as suites
-from bench.cell import CostProtocol
 from bench.images import WorldImages
 from bench.interleaved import clock_of, interleaved
 from bench.plan import plan
+from bench.protocols import CostProtocol
 from bench.report import cost, sheet
 from bench.report.claims import judged
 from bench.run import run

@@ -9,9 +9,10 @@ import yaml
 from click.testing import CliRunner
 
 from bench import robustness
-from bench.cell import Part, Robustness, Spec
+from bench.cell import Part, Spec
 from bench.cli import cli
 from bench.frame import failures, tidy
+from bench.protocols import Robustness
 from bench.report.robustness import claims, comparisons, page, paper, plots, tables
 from bench.report.views import by_task
 from bench.stats import ratio_interval

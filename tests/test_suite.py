@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import suite as suites
-from bench.cell import Cell, Part, Protocol, Spec, digest
+from bench.cell import Cell, Part, Spec, digest
 from bench.plan import plan
+from bench.protocols import Protocol
 from bench.resolve import UnknownName, complete, resolve
 from bench.worlds import WORLDS
 from stitchvm.sample import NU

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from baselines import ESTIMATORS
 from bench import suite as suites
-from bench.cell import TrainProtocol
 from bench.cli import cli
 from bench.plan import plan
+from bench.protocols import TrainProtocol
 from bench.report.train import claims, tables
 from bench.report.train.frame import ends, published_of, tidy
 from bench.report.train.reach import first, level, reached

@@ -23,11 +23,12 @@ from torch import Tensor
 import baselines
 from baselines.terminal import Terminal
 from bench.algorithms import ALGORITHMS, Algorithm, Guide, Made, Setting, Unsteered
-from bench.cell import AlignProtocol, Spec
+from bench.cell import Spec
 from bench.judging import by_prompt, finite, scored
 from bench.meter import KINDS, Calls, seconds
 from bench.metrics.align import diversity, energy, mmd
 from bench.metrics.value import Samples, spearman
+from bench.protocols import AlignProtocol
 from bench.resolve import resolve
 from bench.tasks.outcome import Outcome, Phases
 from bench.tasks.steps import Steps

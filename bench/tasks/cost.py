@@ -21,10 +21,11 @@ from torch import Tensor
 
 import baselines
 from bench.arms import ARMS, TRUNKS, Trunk
-from bench.cell import CostProtocol, Spec
+from bench.cell import Spec
 from bench.images import WorldImages
 from bench.interleaved import UNITS, clock_of, interleaved
 from bench.meter import peak_bytes
+from bench.protocols import CostProtocol
 from bench.resolve import resolve
 from bench.stitching import Job, Workshop
 from bench.tasks.outcome import Outcome, Phases

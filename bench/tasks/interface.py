@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from bench.arms import ARMS, Given, stitched
-from bench.cell import InterfaceProtocol, Spec
+from bench.cell import Spec
 from bench.images import WorldImages
 from bench.metrics.retrieval import both_ways
+from bench.protocols import InterfaceProtocol
 from bench.stitching import Job, Workshop
 from bench.tasks.outcome import Outcome, Phases
 from bench.worlds import make as make_world

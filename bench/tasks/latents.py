@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.cell import Levels, Protocol
+from bench.protocols import Levels, Protocol
 from stitchvm.backbone import NULL
 from stitchvm.path import match_snr, noise, time_grid
 from stitchvm.reward import Reward

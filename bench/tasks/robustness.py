@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from baselines import ESTIMATORS
-from bench.cell import Robustness, Spec
+from bench.cell import Spec
 from bench.meter import KINDS, Calls, seconds
+from bench.protocols import Robustness
 from bench.references import REFERENCES, Ask, Tested, asking
 from bench.resolve import resolve
 from bench.tasks.latents import actual, digest

@@ -21,16 +21,18 @@ import torch
 from torch import Tensor
 
 import baselines
-from bench.cell import Spec, TrainProtocol
+from bench.cell import Spec
 from bench.interleaved import UNITS, clock_of
 from bench.judging import by_prompt, scored
 from bench.meter import peak_bytes
+from bench.protocols import TrainProtocol
 from bench.resolve import resolve
 from bench.tasks.outcome import Outcome, Phases
 from bench.tasks.value import batches
 from bench.trainers import TRAINERS, Pupil, Trainer
 from bench.worlds import make as make_world
 from bench.worlds import rewards_of
+from stitchvm import checkpoint
 from stitchvm.align.policy import Policy
 from stitchvm.align.training import CHECKPOINT, PHASES, Keep, Recipe, Record
 from stitchvm.backbone import Prompts
@@ -267,8 +269,6 @@ class _Diary:
     @classmethod
     def read(cls, folder: Path) -> "_Diary":
         """That of a run that was killed, up to its checkpoint; else an empty one."""
-        from stitchvm import checkpoint  # noqa: PLC0415
-
         empty: dict[str, list[Any]] = {name: [] for name in (*FIGURES, *PHASES)}
         if not (folder / CHECKPOINT).is_file():
             return cls([], empty)

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from baselines import ESTIMATORS
-from bench.cell import Protocol, Spec
+from bench.cell import Spec
 from bench.meter import KINDS, Calls, peak_bytes, seconds
 from bench.metrics import METRICS
 from bench.metrics.value import Samples
+from bench.protocols import Protocol
 from bench.resolve import resolve
 from bench.tasks.latents import Latents, make
 from bench.tasks.outcome import Outcome, Phases
