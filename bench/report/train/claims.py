@@ -16,12 +16,14 @@ from bench.stats import holm, paired
 
 ALPHA = 0.05
 SPEEDUP, SAVING = 2.3, 0.22
+STITCHED = ("stitched", "linear_stitch")
 
 
 def raises(facet: Facet) -> Iterator[Evidence]:
     """Whether DiffusionNFT as published raises target and verifier above the generator's."""
     last = ends(facet.frame)
     mine = last[(last["algorithm_build"] == "nft") & (last["estimator_build"] == "terminal")]
+    mine = mine[mine["method"] == mine["method"].iloc[0]] if len(mine) else mine
     found = []
     for metric in ("target", "correct") if len(mine) else ():
         now = together(mine, metric)
@@ -39,8 +41,9 @@ def sooner(facet: Facet) -> Iterator[Evidence]:
     rows = facet.frame[facet.frame["algorithm_build"] == "nft"]
     found = pd.DataFrame([x for a in rows["algorithm"].unique() for x in reached(rows, a)])
     for name, part in found.groupby("method") if len(found) else ():
-        other = published_of(rows, rows[rows["method"] == name].iloc[0])
-        if other is None:
+        row = rows[rows["method"] == name].iloc[0]
+        other = published_of(rows, row)
+        if other is None or row["estimator_build"] not in STITCHED:
             continue
         theirs = found[found["method"] == other].set_index("run")["seconds"]
         mine = part.set_index("run")["seconds"]
@@ -61,7 +64,7 @@ def saves(facet: Facet) -> Iterator[Evidence]:
                         & (facet.frame["algorithm_build"] == "draft")]  # fmt: skip
     compared = comparisons(facet.frame)
     adjusted = holm([x.p for _, _, x in compared])
-    for _, row in costs[costs["estimator_build"] != "terminal"].iterrows():
+    for _, row in costs[costs["estimator_build"].isin(STITCHED)].iterrows():
         lost = [
             metric
             for (name, metric, x), p in zip(compared, adjusted, strict=True)

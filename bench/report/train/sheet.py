@@ -30,8 +30,9 @@ SHEET = Sheet(
         "Every method is a way of training with a value estimator: asked at the end of rollouts, "
         "which is the published method, or where they stop. All train LoRA weights of the same "
         "generator on the same prompts; learning rates are chosen on prompts of their own, the "
-        "same number for each method. What is shown was measured on other prompts. The clock is "
-        "that of training alone; on a CPU seconds are those of the CPU."
+        "same number for each method. What is shown was measured on prompts that were neither "
+        "trained on nor chosen by, except in the Gaussian world, where a prompt is a weight. The "
+        "clock is that of training alone; on a CPU seconds are those of the CPU."
     ),
     apart=("world", "reward"),
     tidy=tidy,

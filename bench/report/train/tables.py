@@ -24,9 +24,9 @@ def tables(facet: Facet) -> list[Table]:
     rows = facet.frame
     made = [
         Table("methods", "What training gained",
-              "Samples of averaged weights at the last evaluation, on prompts that were neither "
-              "trained on nor chosen by, minus those of the generator before training, from the "
-              "same noise: means over runs, 95 % intervals over prompts.", methods(rows)),
+              "Samples of averaged weights at the last evaluation, on the judged prompts, minus "
+              "those of the generator before training, from the same noise: means over runs, 95 % "
+              "intervals over prompts.", methods(rows)),
         Table("against", "Against the published method, prompt by prompt",
               "Method minus published; clear where the Holm-adjusted p over this table is below "
               "0.05. Detectable: what these prompts would show four times in five.",
