@@ -30,7 +30,7 @@ from bench.worlds.shapes.make.generator import _mixed
 from bench.worlds.shapes.make.preference import graded, pairs, pleased
 from bench.worlds.shapes.make.reader import CLASSES, NOTHING, heard
 from bench.worlds.shapes.make.words import END, LENGTH, SPECIAL, UNKNOWN, tokenizer
-from bench.worlds.shapes.prompts import prompt_set
+from bench.worlds.shapes.prompts import prompt_set, training_set
 from bench.worlds.shapes.ratings import (
     BROKEN,
     DOUBT,
@@ -416,6 +416,14 @@ def test_prompt_sets_are_disjoint_and_the_kinds_take_turns():
         assert all(possible(c) and not c.background and not c.place for c in captions)
     assert prompt_set("eval", 2) == evaluation[: 2 * len(KIND_NAMES)]
     assert prompt_set("tune", 4) == tune[: 4 * len(KIND_NAMES)]
+
+
+def test_training_prompts_are_neither_chosen_by_nor_judged():
+    found = training_set(120)
+    assert len(set(found)) == 120
+    assert not set(found) & {*prompt_set("tune", 4), *prompt_set("eval", 6)}
+    assert {parse(text).kind for text in found} == set(KIND_NAMES)
+    assert training_set(40) == found[:40]
 
 
 def test_an_unknown_prompt_set_is_named():

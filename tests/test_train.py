@@ -175,6 +175,24 @@ def test_rates_are_tried_on_tune_prompts_and_the_best_is_taken(monkeypatch, tmp_
     assert rows[2]["prompts"] == list(world.prompts)
 
 
+def test_a_generator_with_lora_is_trained_by_values_of_the_larger_one(tmp_path):
+    """A cell of table3 at its shortest: two rewards, two stitched values, a window of stops."""
+    given = {"updates": [1], "samples": [1], "rounds": [0], "known": [4], "group": [2]}
+    changes = given | {"seeds": [1], "rates": [[3e-4]], "every": [1], "prompts": [2]}
+    world = {"name": "shapes", "build": "shapes", "generator": "small", "per_kind": 1}
+    cell = plan(
+        suites.load("table3"),
+        changes=changes | {"world": [world]},
+        only="estimator=DiffusionNFT + StitchVM",
+    )[0]
+    [row] = task.run(cell.spec, "cpu", tmp_path / "work").rows
+    before, after = (point["metrics"] for point in row["curve"])
+    assert before["target"] == pytest.approx(np.add(before["clip"], before["hps"]))
+    assert set(before) == {"target", "clip", "hps", "aesthetic", "pick", "correct"}
+    assert before["target"] != after["target"]
+    assert row["records"]["kl"] == [0.0]  # at the first step the policy is the reference
+
+
 # a sum of values
 
 
