@@ -9,7 +9,8 @@ r"""Flow-GRPO-Fast: policy gradients of a few stochastic steps, with the clean r
 The samples of a step are gone through in `updates` parts, one update each: in the first the ratio
 is 1, from then on the clipping acts.
 
-Source: Liu et al., 2025, arXiv:2505.05470, and its public code (the variant without guidance).
+Source: Liu et al., 2025, arXiv:2505.05470, and its public code: the window of its fast variant
+without guidance, with the SDE and the clipping of its plain one.
 """
 
 import time
@@ -38,7 +39,7 @@ from stitchvm.align.training import (
     valued,
 )
 from stitchvm.backbone import Velocity
-from stitchvm.sample import NU, Normal, Ode, Sampler, Sde
+from stitchvm.sample import NU, Normal, Ode, Sampler, Sde, check_finite
 from stitchvm.value import ValueEstimator
 
 
@@ -134,12 +135,13 @@ def flow_grpo(
         recipe: How weights are trained.
         solver: Of the stochastic steps, of a velocity.
         keep: Where a checkpoint goes; a run that was stopped goes on from it, bit for bit on a
-            CPU.
+            CPU.  It knows its plan and recipe; that value and prompts are the same is the
+            caller's business.
         clock: Tells the time.
 
     Raises:
         ValueError: for groups of one sample, a deterministic solver, latents that do not fit, or
-            a checkpoint of another run, or a torn one.
+            a checkpoint of another plan or recipe, or a torn one.
     """
     advantages(torch.zeros(recipe.group), recipe.group, plan.most)
     fitting(value, policy)
@@ -150,9 +152,7 @@ def flow_grpo(
             f"expected at most {recipe.prompts} updates, one a prompt, got {plan.updates}"
         )
     run = Training(policy, recipe, {"flow_grpo": asdict(plan)}, keep, clock)
-    while run.step < recipe.steps:
-        yield _step(run, value, prompts, plan, solver)
-        run.save()
+    return run.steps(lambda: _step(run, value, prompts, plan, solver))
 
 
 def _step(
@@ -210,6 +210,7 @@ def _rollouts(
             z_s = kernel.draw(of.rng.child("step", k)) if inside else kernel.mean
             parts.append((z_s, log_p(kernel, z_s) if inside else z_s))
         z_s = torch.cat([part[0] for part in parts])
+        check_finite(z_s, z, k + 1, times)
         if inside:
             moves.append(Move(z, t, s, z_s, torch.cat([part[1] for part in parts])))
         z = z_s

@@ -264,7 +264,8 @@ class TrainProtocol(Model):
         pilot: Whether one more run comes first, that the level to reach is read from.
         every: Training steps from one evaluation to the next.
         samples: Per prompt that is judged.
-        rounds: Training steps timed in turns with those of the published method; 0: none.
+        rounds: Rounds of timed training steps, one for every stop, in turns with as many of the
+            published method; 0: none.
     """
 
     SHOWN: ClassVar[tuple[str, ...]] = ()

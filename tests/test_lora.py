@@ -90,6 +90,23 @@ def test_a_seed_decides_what_it_begins_with_and_no_other_draw_does():
     assert not all(torch.equal(one[n], other[n]) for n in one)
 
 
+def test_weights_of_a_half_precision_generator_are_trained_in_32_bits():
+    """Steps of 3e-4, and averages of them, would round to nothing in bfloat16."""
+    backbone = made("sd3").to(torch.bfloat16)
+    policy = Policy(lora.adapted(backbone, RANK), backbone.velocity)
+    assert {w.dtype for w in (*policy.weights.values(), *policy.old.values())} == {torch.float32}
+    z, t, c = asked(backbone)
+    z = z.float()
+    with torch.no_grad():
+        expected = backbone.velocity(z, t, c)
+    u = policy.velocity(z, t, c)
+    torch.testing.assert_close(u.detach(), expected, rtol=2e-2, atol=2e-2)
+    u.square().sum().backward()
+    assert all(
+        w.grad is not None and w.grad.dtype == torch.float32 for w in policy.weights.values()
+    )
+
+
 def test_a_policy_of_a_twin_has_three_velocities_of_one_network():
     backbone = made("sd35_medium")
     policy = Policy(lora.adapted(backbone, RANK), backbone.velocity)

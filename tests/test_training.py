@@ -81,6 +81,14 @@ def on_the_way(world, tau, t, rows, seed=0):
     return c, z_tau, bridge(z_tau, tau, t, rng.child("t").normal(z_0))
 
 
+def shaken(policy):
+    """Its weights moved a little, the same whenever asked."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in policy.weights.values():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator, dtype=weight.dtype))
+
+
 def double(x):
     return torch.tensor(x, dtype=torch.float64)
 
@@ -276,25 +284,29 @@ def test_stopped_at_tau_an_exact_value_raises_it_too(world, kind):
 def test_drafts_gradient_is_that_of_finite_differences(world, last, recompute):
     """Of the value as a function of a weight that only the last K steps see."""
     policy, value = policy_of(world), terminal(world, "sigmoid")
-    held = {name: w.detach().clone() for name, w in policy.weights.items()}
     rng = Streams.of(0, rows=3)
     c = list(world.prompts[:3])
     z = rng.normal(torch.empty(3, *policy.latent, dtype=torch.float64))
-    plan = draft.Plan(TIMES, last=last, regulariser=0.0, recompute=recompute)
+    plan = draft.Plan(TIMES, last=last, recompute=recompute)
     times = double(TIMES)
+    shaken(policy)  # away from the reference
+    held = {name: w.detach().clone() for name, w in policy.weights.items()}
 
     def worth(weights):
-        """The steps before the last K by the old weights, those by these."""
-        x, turn = z, len(TIMES) - 1 - last
+        """The steps before the last K by the old weights, those by these; 2 x the distance off."""
+        x, turn, off = z, len(TIMES) - 1 - last, []
         for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
             velocity = policy.holding(held if k < turn else weights)
+            if k >= turn:
+                u, u_ref = velocity(x, t, c), policy.reference(x, t, c)
+                off.append((u - u_ref).square().flatten(1).mean(1))
             x = Ode(velocity).transition(x, t, s, c).mean
-        return value(x, times[-1], c).sum()
+        return (value(x, times[-1], c) - 2 * torch.stack(off).mean(0)).sum()
 
     from stitchvm.align.training import Samples  # noqa: PLC0415
 
     end = draft._rolled(policy, z, times, Samples(c, rng), plan, Ode)
-    value(end.z, times[-1], c).sum().backward()
+    (value(end.z, times[-1], c) - 2 * end.kl).sum().backward()
     name = next(n for n in policy.weights if n.endswith("means"))
     grad = policy.weights[name].grad
     for index in [(0, 0), (1, 3), (2, 7)]:
@@ -304,6 +316,25 @@ def test_drafts_gradient_is_that_of_finite_differences(world, last, recompute):
             moved[name][index] += sign * 1e-5
             near.append(worth(moved))
         assert float(grad[index]) == pytest.approx(float(near[0] - near[1]) / 2e-5, rel=1e-5)
+
+
+def test_the_average_keeps_its_share_a_step_whatever_the_updates(world):
+    """Of one step from 0: the average moves by 1 - 2/11 of the way, with one update or two."""
+    for updates in (1, 2):
+        policy, _ = trained(world, "flow_grpo", replace(RECIPE, steps=1), updates=updates)
+        before = policy_of(world)
+        for name, weight in policy.weights.items():
+            moved = weight.detach() - before.weights[name].detach()
+            kept = policy.averaged[name] - before.weights[name].detach()
+            torch.testing.assert_close(kept, (1 - 2 / 11) * moved, rtol=1e-9, atol=1e-12)
+
+
+def test_a_sample_is_taught_at_its_share_of_times_on_average():
+    plan, rng = nft.Plan(TIMES, share=0.35), torch.Generator().manual_seed(0)
+    counts = [plan.count(6, rng) for _ in range(2000)]
+    assert set(counts) == {2, 3}
+    assert sum(counts) / 2000 == pytest.approx(2.1, abs=0.03)
+    assert plan.count(1, rng) == 1
 
 
 def test_ppo_clips_on_the_side_that_has_gone_far():

@@ -11,9 +11,11 @@ noise that is the same at every evaluation, of every run and method.
 """
 
 import json
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,7 +40,7 @@ from stitchvm.align.training import CHECKPOINT, PHASES, Keep, Recipe, Record
 from stitchvm.backbone import Prompts
 from stitchvm.path import time_grid
 from stitchvm.reward import Reward
-from stitchvm.sample import Ode, sample
+from stitchvm.sample import Diverged, Ode, sample
 from stitchvm.streams import Streams, derive
 from stitchvm.value import Sum, ValueEstimator
 from stitchvm.world import World
@@ -68,7 +70,10 @@ def run(spec: Spec, device: str, folder: Path) -> Outcome:
         with phases("trials"):
             trials = [school.trial(rate) for rate in p.rates]
         outcome.rows += trials
-        rate = max(trials, key=_reached)["rate"]
+        ended = [trial for trial in trials if trial["curve"]]
+        if not ended:
+            raise Diverged(f"all of {len(trials)} learning rates, {trials[0]['diverged']}")
+        rate = max(ended, key=_reached)["rate"]
     with phases("runs"):
         if p.pilot:
             outcome.rows.append(school.trained(rate, "pilot", school.recipe(rate, "pilot")))
@@ -172,7 +177,10 @@ class School:
     def trial(self, rate: float) -> Row:
         """A short run, judged at its end on prompts that are not judged by otherwise."""
         recipe = replace(self.recipe(rate, "trial"), steps=self.protocol.trial)
-        return self.trained(rate, "trial", recipe, self.world.tuning)
+        try:
+            return self.trained(rate, "trial", recipe, self.world.tuning)
+        except Diverged as error:
+            return {"phase": "trial", "rate": rate, "diverged": str(error), "curve": []}
 
     def trained(
         self, rate: float, phase: str, recipe: Recipe, prompts: Sequence[str] | None = None
@@ -220,29 +228,39 @@ class School:
     def cost(self, rate: float) -> Row:
         """Seconds by phase, and peak bytes, of a training step and of one of the published method.
 
-        Both trainers go on in turns, each with a policy of its own.
+        In turns, each with a policy of its own; a round has a step for every stop of the window,
+        so that no chance decides which were timed, and as many of the published method.
         """
         clean = Sum([baselines.ESTIMATORS["terminal"](self.world, r) for r in self.rewards])
-        rounds = self.protocol.rounds
-        recipe = replace(self.recipe(rate, "cost"), steps=rounds + 2)
-        arms = {
-            "this": (self.trainer, self.pupil()),
-            "published": (self.trainer.published, self.pupil(clean)),
+        stop, rounds = self.trainer.stop, self.protocol.rounds
+        stops = [None] if stop is None else [(k, k) for k in range(stop[0], stop[1] + 1)]
+        recipe = replace(self.recipe(rate, "cost"), steps=len(stops) * rounds + 2)
+        pupils, other = [self.pupil() for _ in stops], self.pupil(clean)
+        runs: dict[str, list[Iterator[Record]]] = {
+            "this": [
+                replace(self.trainer, stop=of).run(pupil, recipe)
+                for of, pupil in zip(stops, pupils, strict=True)
+            ],
+            "published": [self.trainer.published.run(other, recipe)] * len(stops),
         }
-        runs = {name: trainer.run(pupil, recipe) for name, (trainer, pupil) in arms.items()}
-        standing = [w for part in (self.world.backbone, *self.rewards, self.value)
-                    for w in part.state_dict().values()]  # fmt: skip
-        for running in runs.values():
+        for running in (*runs["this"], runs["published"][0]):
             next(running)  # warm
         spent: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
         for _ in range(rounds):
-            for name, running in runs.items():
-                spent[name].append(next(running).seconds)
+            sums = {name: dict.fromkeys(PHASES, 0.0) for name in runs}
+            for k in range(len(stops)):
+                for name in runs:
+                    for phase, x in next(runs[name][k]).seconds.items():
+                        sums[name][phase] += x / len(stops)
+            for name, of_round in sums.items():
+                spent[name].append(of_round)
+        own = [w for pupil in (*pupils, other) for w in pupil.policy.everything()]
+        standing = [*own, *(w for part in (self.world.backbone, *self.rewards, self.value)
+                            for w in part.state_dict().values())]  # fmt: skip
         peaks = {
-            name: peak_bytes(lambda running=running: next(running), self.times.device,  # type: ignore[misc]
-                             iter(standing))
+            name: peak_bytes(partial(next, running[-1]), self.times.device, iter(standing))
             for name, running in runs.items()
-        }  # fmt: skip
+        }
         return {
             "phase": "cost",
             "rate": rate,
@@ -286,7 +304,7 @@ class _Diary:
         """Note a step."""
         for name in FIGURES:
             value = getattr(record, name)
-            self.columns[name].append(value if value == value else None)  # noqa: PLR0124 - NaN
+            self.columns[name].append(value if math.isfinite(value) else None)
         for phase in PHASES:
             self.columns[phase].append(record.seconds[phase])
 

@@ -95,7 +95,8 @@ def draft(
         recipe: How weights are trained.
         solver: Of rollouts, of a velocity.
         keep: Where a checkpoint goes; a run that was stopped goes on from it, bit for bit on a
-            CPU.
+            CPU.  It knows its plan and recipe; that value and prompts are the same is the
+            caller's business.
         clock: Tells the time.
 
     Raises:
@@ -106,9 +107,7 @@ def draft(
         raise ValueError(f"expected a differentiable value, got {type(value).__name__}")
     fitting(value, policy)
     run = Training(policy, recipe, {"draft": asdict(plan)}, keep, clock)
-    while run.step < recipe.steps:
-        yield _step(run, value, prompts, plan, solver)
-        run.save()
+    return run.steps(lambda: _step(run, value, prompts, plan, solver))
 
 
 def _step(
@@ -170,12 +169,10 @@ def _rolled(
     if turn > 0:
         before = solver(policy.holding(policy.weights))
         z = sample(before, z, times[: turn + 1], of.c, of.rng.child("rollout"))
-    ask = _kept(policy.velocity, plan)
+    ask, ask_reference = _kept(policy.velocity, plan), _kept(policy.reference, plan)
 
     def watched(z_t: Tensor, t: Tensor, c: Prompts) -> Tensor:
-        u = ask(z_t, t, c)
-        with torch.no_grad():
-            u_ref = policy.reference(z_t, t, c)
+        u, u_ref = ask(z_t, t, c), ask_reference(z_t, t, c)  # both depend on where z_t was led
         off.append((u - u_ref).square().flatten(1).mean(1))
         return u
 

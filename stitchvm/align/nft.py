@@ -103,6 +103,11 @@ class Plan:
         """Of the grid."""
         return len(self.times) - 1
 
+    def count(self, known: int, rng: torch.Generator) -> int:
+        """How many of the known times a sample is taught at: on average the share, at least 1."""
+        exact = self.share * known
+        return max(1, int(exact) + int(torch.rand((), generator=rng) < exact % 1))
+
     def taught(self, stop: int) -> list[float]:
         """Times at which samples that stopped after a step can be taught."""
         return [t for t in self.times[:stop] if t - self.times[stop] >= self.gap]
@@ -193,19 +198,18 @@ def nft(
         recipe: How weights are trained.
         solver: Of rollouts, of a velocity.
         keep: Where a checkpoint goes; a run that was stopped goes on from it, bit for bit on a
-            CPU.
+            CPU.  It knows its plan and recipe; that value and prompts are the same is the
+            caller's business.
         clock: Tells the time.
 
     Raises:
         ValueError: for groups of one sample, latents that do not fit, or a checkpoint of another
-            run, or a torn one.
+            plan or recipe, or a torn one.
     """
     optimality(torch.zeros(recipe.group), recipe.group, plan.most)
     fitting(value, policy)
     run = Training(policy, recipe, {"nft": asdict(plan)}, keep, clock)
-    while run.step < recipe.steps:
-        yield _step(run, value, prompts, plan, solver)
-        run.save()
+    return run.steps(lambda: _step(run, value, prompts, plan, solver))
 
 
 def _step(
@@ -271,7 +275,7 @@ def _times(run: Training, stops: list[int], plan: Plan) -> list[list[float]]:
         known = plan.taught(stop)
         rng = torch.Generator().manual_seed(run.seed("times", row))
         order = torch.randperm(len(known), generator=rng).tolist()
-        found.append([known[k] for k in order[: max(1, int(plan.share * len(known)))]])
+        found.append([known[k] for k in order[: plan.count(len(known), rng)]])
     return found
 
 
@@ -283,8 +287,9 @@ def _teach(
     r: Tensor,
     plan: Plan,
 ) -> dict[str, float]:
-    """Gradients of the loss over all samples and times; what was seen on the way."""
-    total, seen = sum(map(len, times)), dict.fromkeys(("loss", "old", "kl"), 0.0)
+    """Gradients of the loss, a mean over samples and over the times of each; what was seen."""
+    seen = dict.fromkeys(("loss", "old", "kl"), 0.0)
+    weight = torch.tensor([1 / (len(samples) * len(its)) for its in times]).to(r)
     for j in range(max(map(len, times))):  # the j-th time of each sample that has as many
         for rows in run.parts([row for row, its in enumerate(times) if j < len(its)]):
             of = samples.of_rows(rows)
@@ -293,21 +298,24 @@ def _teach(
             made = bridge(z_tau, tau, t, of.rng.child("eps", j).normal(z_tau))
             taught = Taught(made.z_t, t, z_tau, tau, made.u)
             found = _loss(run.policy, taught, of.c, r[rows], plan)
-            (found["loss"] / total).backward()
             for name, x in found.items():
-                seen[name] += x.item() / total
+                mean = (weight[rows] * x).sum()
+                if name == "loss":
+                    mean.backward()
+                seen[name] += mean.item()
     return seen
 
 
 def _loss(
     policy: Policy, taught: Taught, c: list[str], r: Tensor, plan: Plan
 ) -> dict[str, Tensor]:
-    """Sums over rows: the loss with its graph, and two distances."""
+    """By row: the loss with its graph, and two distances."""
     z_t, t = taught.z_t, taught.t
     with torch.no_grad():
         u_old, u_ref = policy.holding(policy.old)(z_t, t, c), policy.reference(z_t, t, c)
     u = policy.velocity(z_t, t, c)
     kl = (u - u_ref).square().flatten(1).mean(1)
-    loss = plan.most * LOSSES[plan.loss](taught, u, u_old, r, plan.beta) + plan.kl * kl
+    unit = plan.most if plan.loss == "anchor" else 1.0  # the printed loss has none
+    loss = unit * LOSSES[plan.loss](taught, u, u_old, r, plan.beta) + plan.kl * kl
     old = (u.detach() - u_old).square().flatten(1).mean(1)
-    return {"loss": loss.sum(), "old": old.sum(), "kl": kl.detach().sum()}
+    return {"loss": loss, "old": old, "kl": kl.detach()}

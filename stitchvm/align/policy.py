@@ -54,6 +54,10 @@ class Policy:
         """A weight: its dtype and device are the latents'."""
         return next(iter(self.weights.values()))
 
+    def everything(self) -> list[Tensor]:
+        """All values of the weights that it holds, and the network's others."""
+        return [*self.network.state_dict().values(), *self.old.values(), *self.averaged.values()]
+
     def velocity(self, z_t: Tensor, t: Tensor, c: Prompts) -> Tensor:
         """The current velocity, (B, *latent), differentiable in the weights."""
         return self.network.velocity(z_t, t, c)

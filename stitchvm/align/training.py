@@ -171,12 +171,22 @@ class Training:
         self.policy, self.recipe, self.plan = policy, recipe, plan
         self.keep, self.clock = keep, clock
         self.step = self.skipped = 0
+        self._changed = False
         self._spent: defaultdict[str, float] = defaultdict(float)
         self.optimiser = torch.optim.AdamW(
             policy.weights.values(), lr=recipe.rate, weight_decay=recipe.decay, fused=True
         )
         if keep.folder is not None and (keep.folder / CHECKPOINT).exists():
             self._resume(keep.folder / CHECKPOINT)
+
+    def steps(self, step: Callable[[], Record]) -> Iterator[Record]:
+        """What is left of the run; a checkpoint is written once the caller is done with a record.
+
+        So what a caller keeps of records is never behind the checkpoint.
+        """
+        while self.step < self.recipe.steps:
+            yield step()
+            self.save()
 
     def seed(self, *labels: object) -> int:
         """A seed of this step."""
@@ -221,14 +231,16 @@ class Training:
             self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.skipped += not finite
-        if finite:
-            keep = min((2 + self.step) / (11 + self.step), self.recipe.average)
-            self.policy.follow(self.policy.averaged, keep)
+        self._changed |= finite
         return norm.item()
 
     def record(self, **figures: Any) -> Record:
-        """End the step."""
+        """End the step: the average follows, if anything has changed."""
         self.step += 1
+        if self._changed:
+            keep = min((1 + self.step) / (10 + self.step), self.recipe.average)
+            self.policy.follow(self.policy.averaged, keep)
+        self._changed = False
         seconds = {name: self._spent[name] for name in PHASES}
         self._spent.clear()
         samples = self.step * self.recipe.prompts * self.recipe.group
@@ -237,10 +249,7 @@ class Training:
         )
 
     def save(self) -> None:
-        """Write the checkpoint where one is due: once the caller has done with the record.
-
-        So what a caller keeps of records is never behind the checkpoint.
-        """
+        """Write the checkpoint where one is due."""
         due = self.step % self.keep.every == 0 or self.step == self.recipe.steps
         if self.keep.folder is not None and due:
             self._save(self.keep.folder / CHECKPOINT)

@@ -25,6 +25,7 @@ from stitchvm.models.pipeline import PipelineBackbone
 B = TypeVar("B", bound=PipelineBackbone)
 
 ADAPTER = "default"
+HALVES = (torch.bfloat16, torch.float16)
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj",
              "to_add_out")  # fmt: skip
 PIPELINES = {
@@ -41,6 +42,8 @@ def adapted(
     seed: int = 0,
 ) -> B:
     """A twin of a generator with LoRA weights, the only ones that ask for gradients.
+
+    They are of at least 32 bits, whatever the generator has.
 
     Args:
         backbone: The generator; unchanged.
@@ -65,6 +68,9 @@ def adapted(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         twin.transformer.add_adapter(config, adapter_name=ADAPTER)
+    for weight in twin.parameters():
+        if weight.requires_grad and weight.dtype in HALVES:
+            weight.data = weight.data.float()  # small steps would round to nothing
     return twin
 
 

@@ -16,14 +16,16 @@ from bench.stats import holm, paired
 
 ALPHA = 0.05
 SPEEDUP, SAVING = 2.3, 0.22
+SEVERAL = 2  # runs of each
 STITCHED = ("stitched", "linear_stitch")
 
 
 def raises(facet: Facet) -> Iterator[Evidence]:
-    """Whether DiffusionNFT as published raises target and verifier above the generator's."""
+    """Whether DiffusionNFT as published raises target and verifier, over all its runs."""
     last = ends(facet.frame)
     mine = last[(last["algorithm_build"] == "nft") & (last["estimator_build"] == "terminal")]
-    mine = mine[mine["method"] == mine["method"].iloc[0]] if len(mine) else mine
+    if "algorithm.loss" in mine:
+        mine = mine[mine["algorithm.loss"] == "anchor"]  # as public, not as printed
     found = []
     for metric in ("target", "correct") if len(mine) else ():
         now = together(mine, metric)
@@ -73,7 +75,8 @@ def saves(facet: Facet) -> Iterator[Evidence]:
         ]  # fmt: skip
         saved = [1 - row[f"over_published{end}"] for end in ("", "_hi", "_lo")]
         held: bool | None = True if saved[1] >= SAVING and not lost else None
-        if saved[2] < SAVING or lost:
+        runs = ends(facet.frame).query("algorithm == @row.algorithm").groupby("method").size()
+        if saved[2] < SAVING or (lost and runs.min() >= SEVERAL):
             held = False
         shown = numbers.interval(*(100 * x for x in saved))
         loss = f", clearly lost: {' and '.join(lost)}" if lost else ", nothing clearly lost"
@@ -96,7 +99,8 @@ CLAIMS = (
     Claim(
         "DRaFT with StitchVM saves at least 22 % of the time and loses nothing",
         f"{PAPER}, Table 3: 22 % for K = 3, 26 % for K = 1",
-        "a training step timed in turns; no clear loss in target reward or verifier accuracy",
+        "a training step timed in turns; no clear loss in target reward or verifier accuracy, "
+        "of which single runs decide nothing",
         saves,
     ),
 )

@@ -1,11 +1,12 @@
 """The tidy frame of `train` cells: one row per evaluation of a run, and one of timed steps.
 
 Columns: `cell attempt suite ...`; the coordinates; `estimator_build`, `estimator.<setting>` and
-`algorithm.<setting>`; `phase` (trial, pilot, run, cost), `run` (which of the phase), `rate`,
-`chosen` of trials; `step`, `seconds` of training so far and `samples`; all metrics with `_lo`,
-`_hi` and `_by_prompt`; `last` of a run's last evaluation; what the training step before said, as
-`train_<figure>`.  Of timed steps `over_published` with its interval, `<phase>_seconds` and
-`published_<phase>_seconds`, `memory` and `over_published_memory`.
+`algorithm.<setting>`; `budget`, what runs must have alike to be compared; `phase` (trial, pilot,
+run, cost), `run` (which of the phase), `rate`, `chosen` of trials; `step`, `seconds` of training
+so far and `samples`; all metrics with `_lo`, `_hi` and `_by_prompt`; `last` of a run's last
+evaluation; what the training step before said, as `train_<figure>`.  Of timed steps
+`over_published` with its interval, `<phase>_seconds` and `published_<phase>_seconds`, `memory` and
+`over_published_memory`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.cell import digest
 from bench.frame import latest, provenance, spread
 from bench.stats import log_ratio_interval, mean_interval
 
@@ -47,6 +49,7 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "algorithm_build": spec["algorithm"]["build"],
         **{f"algorithm.{k}": _plain(v) for k, v in spec["algorithm"]["settings"].items()},
         **{k: spec["protocol"][k] for k in ("steps", "updates", "prompts", "group", "rank")},
+        "budget": budget(spec["protocol"]),
     }
     chosen = next((r["rate"] for r in record["rows"] if r["phase"] in RUNS), None)
     seen: dict[str, int] = {}
@@ -69,6 +72,13 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
                     **_said(row["records"], point["step"]),
                 }
             )
+
+
+def budget(protocol: dict[str, Any]) -> str:
+    """What runs must have alike to be compared; `#` and a digest for what its words leave out."""
+    rest = {k: v for k, v in protocol.items() if k not in {"seeds", "pilot", "rates", "rounds"}}
+    words = f"{rest['updates']} steps of {rest['prompts']} x {rest['group']}"
+    return f"{words} #{digest(rest)[:4]}"
 
 
 def _plain(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 The level is 80 % of the gain at the plateau of the published method's pilot, a run that is not
 used again; the plateau is the mean of its last quarter.  A run that never gets there takes
-infinitely long.
+infinitely long, and one that falls below again at the next evaluation was never there.  Where the
+pilot's gain is not clearly above 0, by prompt, there is no level: it would be noise.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from bench.stats import mean_interval
 
 SHARE, PLATEAU = 0.8, 0.25
 
@@ -32,9 +35,10 @@ def level(frame: pd.DataFrame, algorithm: str) -> float | None:
     ].sort_values("step")
     if pilot.empty:
         return None
-    base, count = pilot["target"].iloc[0], max(1, round(PLATEAU * (len(pilot) - 1)))
-    plateau = pilot["target"].iloc[-count:].mean()
-    return float(base + SHARE * (plateau - base)) if plateau > base else None
+    count = max(1, round(PLATEAU * (len(pilot) - 1)))
+    base, *_ = x = list(pilot["target_by_prompt"])
+    gain = mean_interval(np.mean(x[-count:], axis=0) - base)
+    return float(base.mean() + SHARE * gain.mean) if gain.lo > 0 else None
 
 
 def reached(frame: pd.DataFrame, algorithm: str) -> Iterator[Reached]:
@@ -52,8 +56,12 @@ def reached(frame: pd.DataFrame, algorithm: str) -> Iterator[Reached]:
 
 
 def first(y: pd.Series, x: pd.Series, goal: float) -> float:
-    """Where y first reaches a goal, on straight lines between evaluations; infinity: never."""
-    above = np.flatnonzero(y.to_numpy() >= goal)
+    """Where y first reaches a goal and stays for one more evaluation; infinity: never.
+
+    On straight lines between evaluations.
+    """
+    there = y.to_numpy() >= goal
+    above = np.flatnonzero(there & np.append(there[1:], True))  # noqa: FBT003 - of the last one
     if not len(above):
         return float("inf")
     k = int(above[0])

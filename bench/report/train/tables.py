@@ -26,10 +26,12 @@ def tables(facet: Facet) -> list[Table]:
         Table("methods", "What training gained",
               "Samples of averaged weights at the last evaluation, on the judged prompts, minus "
               "those of the generator before training, from the same noise: means over runs, 95 % "
-              "intervals over prompts.", methods(rows)),
+              "intervals over prompts. From the reference: mean squared distance of velocities "
+              "where a trainer learns, which differs between trainers.", methods(rows)),
         Table("against", "Against the published method, prompt by prompt",
               "Method minus published; clear where the Holm-adjusted p over this table is below "
-              "0.05. Detectable: what these prompts would show four times in five.",
+              "0.05: of these very runs, on other prompts. What another seed would do is not in "
+              "it. Detectable: what these prompts would show four times in five.",
               against(rows)),
         Table("reach", "Time to target",
               "Seconds of training to 80 % of what the published method's pilot gained, run by "
@@ -37,8 +39,9 @@ def tables(facet: Facet) -> list[Table]:
               "Steps over published times a step's cost over published is what the ratio is "
               "made of.", reach(rows)),
         Table("steps", "What a training step costs",
-              "Timed in turns with a step of the published method in one process. Memory: live "
-              "tensors above weights.", steps(rows)),
+              "Timed in turns with a step of the published method in one process; where rollouts "
+              "stop within a window, the mean over its stops. Memory: live tensors above weights, "
+              "at the last stop.", steps(rows)),
         Table("tuning", "Every learning rate that was tried",
               "Short runs, judged at their end on tune prompts.", tuning(rows)),
         *paper(facet),
@@ -154,7 +157,7 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
 def tuning(rows: pd.DataFrame) -> pd.DataFrame:
     """Rates by method."""
     trials = rows[(rows["phase"] == "trial")]
-    trials = trials[trials["last"].astype(bool)] if len(trials) else trials
+    trials = trials[trials["last"] == True] if len(trials) else trials  # noqa: E712 - or missing
     return pd.DataFrame(
         {
             "method": row["method"],
