@@ -317,6 +317,10 @@ def test_the_page_has_tables_claims_and_figures(store, folder):
     assert "DRaFT with StitchVM saves at least 22 %" in page
     names = {path.name.rpartition("-")[2] for path in (folder / "page" / "plots").glob("*.png")}
     assert names == {"seconds.png", "samples.png", "phases.png"}
+    told = pd.read_csv(folder / "page" / "tables" / "log.csv")
+    assert len(told) == 6 * (3 + 4 * 2)  # a pilot more of one of five, 6 steps each
+    row = told.query("method == 'NFT' and phase == 'run' and run == 1 and step == 4").iloc[0]
+    assert row["loss"] == pytest.approx(rows_of(store, "NFT")[2]["records"]["loss"][3])
 
 
 def levelled(frame):

@@ -86,7 +86,7 @@ VIEWS: dict[str, View] = {
     "interface": _of_sheet(interface.SHEET),
     "cost": _of_sheet(cost.SHEET),
     "align": _of_sheet(align.SHEET)._replace(report=align.report),
-    "train": _of_sheet(train.SHEET),
+    "train": _of_sheet(train.SHEET)._replace(report=train.report),
 }
 
 

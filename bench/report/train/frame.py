@@ -120,6 +120,25 @@ def _timed(row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def log(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row per training step of every run: all that trainers say, and seconds by phase."""
+    out = []
+    for record in records:
+        if record["status"] != "ok" or record["spec"]["task"] != "train":
+            continue
+        seen: dict[str, int] = {}
+        for row in record["rows"]:
+            if row["phase"] == "cost":
+                continue
+            run = seen.setdefault(row["phase"], 0)
+            seen[row["phase"]] += 1
+            about = {"cell": record["id"], "method": record["coordinates"]["estimator"],
+                     "phase": row["phase"], "run": run, "rate": row["rate"]}  # fmt: skip
+            told = pd.DataFrame(row.get("records", {}))
+            out.append(told.assign(step=range(1, len(told) + 1), **about))
+    return pd.concat(out, ignore_index=True) if out else pd.DataFrame()
+
+
 def ends(frame: pd.DataFrame) -> pd.DataFrame:
     """The last evaluation of every run that is compared."""
     return frame[(frame["phase"] == "run") & (frame["last"] == True)]  # noqa: E712 - or missing

@@ -1,13 +1,20 @@
 """The sheet of the train task: what its page, tables and text show."""
 
-from bench.report import numbers
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.report import numbers, sheet
 from bench.report.facets import Facet
 from bench.report.sheet import Sheet
 from bench.report.train.claims import CLAIMS
-from bench.report.train.frame import ends, tidy, together
+from bench.report.train.frame import ends, log, tidy, together
 from bench.report.train.plots import figures
 from bench.report.train.tables import start, tables
 from bench.stats import mean_interval
+from bench.store import Store
 
 
 def answer(facet: Facet) -> list[str]:
@@ -22,6 +29,16 @@ def answer(facet: Facet) -> list[str]:
         return []
     ranked = "; ".join(text for _, text in sorted(found, reverse=True))
     return [f"Gain in target reward by training, paired by prompt: {ranked}."]
+
+
+def report(
+    store: Store, frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]], out: Path
+) -> tuple[list[Path], Path]:
+    """Write tables, plots and the page, and `log.csv` with every training step."""
+    files, page = sheet.write(SHEET, frame, failures, store.problems, out)
+    told = out / "tables" / "log.csv"
+    log(store.records()).to_csv(told, index=False, lineterminator="\n")
+    return [*files, told], page
 
 
 SHEET = Sheet(
