@@ -159,7 +159,7 @@ def test_a_broken_estimator_fails_its_contract(tmp_path):
 def test_refusals(suite, tmp_path):
     assert "unknown command 'runn'" in said("runn", "quickstart")
     assert "did you mean 'run'?" in said("runn", "quickstart")
-    unknown = "unknown suite 'quikstart': expected one of fig3, fig6, insight, "
+    unknown = "unknown suite 'quikstart': expected one of fig3, fig4, fig5, fig6, fig7, insight, "
     assert unknown in said("run", "quikstart")
     assert "unknown world 'gausian'" in said("run", suite, "--world", "gausian")
     assert "unknown field 'sigma'" in said("run", suite, "--set", "sigma=0.5")
@@ -206,11 +206,13 @@ def test_a_failure_is_shown_and_sets_the_exit_code(tmp_path):
 
 
 def test_the_readme_is_true(tmp_path, monkeypatch):
-    """Its Python runs, and its estimator keeps the contract."""
+    """Its Python runs, its training as well, and its estimator keeps the contract."""
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    use, own = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    use, own, train = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(compile(use, "README", "exec"), {})
+    for example in (use, train):
+        exec(compile(example, "README", "exec"), {})
+    assert list((tmp_path / "results" / "runs" / "lora").glob("*.safetensors"))
     file = tmp_path / "my_estimator.py"
     file.write_text(own)
     assert len(own.strip().splitlines()) <= 30

@@ -297,6 +297,14 @@ def test_methods_are_compared_with_their_own_published_one(frame):
     assert {name for name, _, _ in tables.comparisons(frame)} == {"NFT + linear", "D + linear"}
 
 
+def test_runs_of_different_budgets_do_not_mix(frame):
+    from bench.report.train.sheet import SHEET  # noqa: PLC0415
+
+    assert len(SHEET.split(frame)) == 1
+    longer = frame.assign(budget="12 steps of 4 x 4 #0000", cell="other")
+    assert [len(f.frame) for f in SHEET.split(pd.concat([frame, longer]))] == [len(frame)] * 2
+
+
 def test_gains_are_paired_with_samples_from_before_training(store, frame):
     shown = tables.methods(frame).set_index("method").loc["GRPO"]
     runs = [row["curve"] for row in rows_of(store, "GRPO") if row["phase"] == "run"]

@@ -14,14 +14,7 @@ from bench.frame import FACET
 from bench.report import certainty
 
 COORDINATES = tuple(FACET)
-RUN = (
-    "quick",
-    "seed",
-    "dtype",
-    "device",
-    "threads",
-    "budget",
-)  # one store may hold several; they don't mix
+RUN = ("quick", "seed", "dtype", "device", "threads")  # one store may hold several; they don't mix
 CELL = tuple(name for name in FACET if name != "estimand")  # known of failures too
 
 PLAINEST = {

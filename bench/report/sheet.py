@@ -19,6 +19,7 @@ from bench.report.typeset import latex, markdown
 
 Failures = Iterable[Mapping[str, Any]]
 MANY, LISTED = ("_by_picture", "_by_prompt"), ("kinds", "log", "prompts", "pictures")
+ALIKE = (*RUN, "budget")  # of runs that may stand in one table
 WIDE = 6.0  # inches: from there on a figure takes the width of the page
 
 
@@ -68,7 +69,7 @@ class Sheet(NamedTuple):
             return []
         keys = [
             *self.apart,
-            *(name for name in RUN if name in frame and frame[name].nunique() > 1),
+            *(name for name in ALIKE if name in frame and frame[name].nunique() > 1),
         ]
         found, failures = [], list(failures)
         for values, rows in frame.groupby(keys, sort=False, dropna=False):
