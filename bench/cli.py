@@ -23,7 +23,11 @@ COMMANDS = {
     "stitch": "make a value model: search where to stitch, then finetune",
     "test": "check a value estimator against the contract",
 }
-ELSEWHERE = {"world": "bench.world_commands", "stitch": "bench.stitch_commands"}
+ELSEWHERE = {
+    "run": "bench.run_command",
+    "world": "bench.world_commands",
+    "stitch": "bench.stitch_commands",
+}
 
 
 class Lazy(click.Group):
@@ -65,8 +69,8 @@ class Lazy(click.Group):
 def cli() -> None:
     """Judge value estimators for diffusion alignment: bias, cost, and where to trust which.
 
-    Exit codes: 0 all went well, 1 some cells failed, 2 bad input, 3 all cells failed, 130
-    interrupted (finished cells are kept).
+    Exit codes: 0 all went well, 1 some cells failed, 2 bad input, 3 nothing succeeded, 4 a gate
+    failed, 130 interrupted (finished cells are kept).
     """
 
 

@@ -12,8 +12,6 @@ from bench import plan as plans
 from bench import suite as suites
 from bench.careful import careful
 from bench.cell import Cell
-from bench.progress import narrator
-from bench.run import run as run_cells
 from bench.store import Store
 
 RUNS = Path("results/runs")
@@ -69,7 +67,7 @@ def selection(command: F) -> F:
     return command
 
 
-def _planned(
+def planned(
     name: str, *, world: str | None, changes: tuple[str, ...], **options: Any
 ) -> tuple[suites.Suite, list[Cell]]:
     """A suite and its cells under the options of `selection`.
@@ -143,83 +141,28 @@ def _listed(kind: str) -> Iterator[tuple[str, str]]:
 @careful
 def plan(suite: str, store: Path | None, **options: Any) -> None:
     """Show the cells SUITE would run: a shipped suite's name or the path of a YAML file."""
-    loaded, cells = _planned(suite, **options)
-    done = Store(store or RUNS / loaded.name).done()
+    from bench.run import How  # noqa: PLC0415 - imports torch
+    from bench.stale import stale  # noqa: PLC0415
+
+    loaded, cells = planned(suite, **options)
+    known, missing = Store(store or RUNS / loaded.name).latest(), 0
     for cell in cells:
-        state = "done" if cell.id in done else "to run"
+        record = known.get(cell.id)
+        missing += How().wants(record)
+        state = "to run" if record is None else "done" if record["status"] == "ok" else "failed"
+        if record is not None and stale(record):
+            state = "stale"
         where = "  ".join(f"{k}={v}" for k, v in cell.coordinates.items())
         click.echo(f"{cell.id}  {state:6}  {where}")
     for protocol in dict.fromkeys(cell.spec.protocol.size for cell in cells):
         click.echo(protocol)
-    missing = sum(cell.id not in done for cell in cells)
     click.echo(
         f"{len(cells)} cells, {missing} to run; the whole suite takes about "
         f"{loaded.minutes:g} min on two cores"
     )
 
 
-@click.command(
-    epilog="Example: stitchbench run value --set sigmas=0.25,0.75 --only 'reward=linear'"
-)
-@click.argument("suite")
-@selection
-@click.option("--store", type=Path, help=f"Folder of the records.  [default: {RUNS}/<suite>]")
-@click.pass_context
-@careful
-def run(
-    ctx: click.Context,
-    suite: str,
-    store: Path | None,
-    **options: Any,
-) -> None:
-    """Run what is missing of SUITE: a shipped suite's name or the path of a YAML file."""
-    loaded, cells = _planned(suite, **options)
-    folder = Store(store or RUNS / loaded.name)
-    try:
-        with narrator(loaded) as tell:
-            counts = run_cells(
-                cells,
-                folder,
-                isolation=loaded.isolation,
-                device=options["device"],
-                threads=options["threads"],
-                tell=tell,
-            )
-    except KeyboardInterrupt:
-        click.echo(
-            f"\ninterrupted: finished cells are kept in {folder.path}; the same command "
-            f"goes on from there",
-            err=True,
-        )
-        ctx.exit(130)
-    click.echo(
-        f"{counts['ok']} cells measured, {counts['before']} were there, "
-        f"{counts['error']} failed; records in {folder.path}"
-    )
-    _warn_of_other_code(folder, {cell.id for cell in cells})
-    _print_table(folder, {cell.id for cell in cells})
-    click.echo(f"the page: stitchbench report {folder.path}")
-    if counts["error"]:
-        ctx.exit(1 if counts["ok"] + counts["before"] else 3)
-
-
-def _warn_of_other_code(store: Store, cells: set[str]) -> None:
-    """Say which measurements are of another commit, or of a changed checkout, than this one."""
-    from bench.environment import commit  # noqa: PLC0415
-
-    here = commit()
-    kept = [r["environment"] for r in store.latest().values() if r["id"] in cells]
-    other = [e for e in kept if {k: e[k] for k in here} != here]
-    if other:
-        known = ", ".join(sorted({str(e["commit"])[:8] for e in other}))
-        click.echo(
-            f"warning: {len(other)} of these cells were measured with other code ({known}); "
-            f"another --store measures afresh",
-            err=True,
-        )
-
-
-def _print_table(store: Store, cells: set[str] | None = None) -> None:
+def print_table(store: Store, cells: set[str] | None = None) -> None:
     """The text tables of a store's ok cells, and what could not be shown."""
     from bench.frame import failures  # noqa: PLC0415 - imports pandas
     from bench.report.views import VIEWS, by_task  # noqa: PLC0415
@@ -250,7 +193,7 @@ def _folder(out: Path, task: str, tasks: Sized) -> Path:
 def table(store: str, out: Path | None) -> None:
     """Print the tables of STORE, a folder or the name of a suite that was run."""
     found = _store_of(store)
-    _print_table(found)
+    print_table(found)
     if out is not None:
         from bench.frame import failures  # noqa: PLC0415
         from bench.report.views import VIEWS, by_task  # noqa: PLC0415

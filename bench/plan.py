@@ -173,7 +173,7 @@ def part(value: Any, registry: Mapping[str, Any], kind: str) -> Part:
 def selector(expression: str) -> Callable[[Cell], bool]:
     """A test of cells from `estimator=tweedie & reward!=linear & estimator~mc`.
 
-    `=` equals, `!=` does not, `~` contains; terms are joined by `&`.
+    `=` equals, `!=` does not, `~` contains; terms are joined by `&`.  `id` is the cell's own.
 
     Raises:
         ValueError: for a term of another form or an unknown coordinate.
@@ -186,7 +186,7 @@ def selector(expression: str) -> Callable[[Cell], bool]:
         terms.append(match.groups())
 
     def wanted(cell: Cell) -> bool:
-        return all(_holds(cell.coordinates, *term) for term in terms)
+        return all(_holds(cell.coordinates | {"id": cell.id}, *term) for term in terms)
 
     return wanted
 

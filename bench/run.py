@@ -1,31 +1,79 @@
-"""Running cells: in this process, or in a fresh one each; every attempt ends as a record.
+"""Running cells: those that are missing, each to its end, which is a record whatever happens.
 
-`python -m bench.run ATTEMPT_FOLDER STORE DEVICE THREADS START` measures the cell of an
-attempt's folder: what the parent starts for suites with `isolation: process`.  START is the
-parent's monotonic clock, which processes share, so that a record knows what starting cost.
+Cells run where a backend puts them.  Killed at any moment, a second run does what is missing; a
+runner that shares a store with others leaves them the cells they are at work on.
 """
 
 import json
-import os
-import shutil
-import subprocess
-import sys
+import signal
 import time
-import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
-from bench.cell import SCHEMA, Cell
+from bench.attempt import Isolation, Job, head
+from bench.backends import Announce, Backend, Ended
+from bench.backends.inline import Inline
+from bench.backends.processes import Processes, slots_of
+from bench.cell import Cell
+from bench.child import Exit, last_line
+from bench.limits import Limits
+from bench.owner import Owner
+from bench.stale import stale
+from bench.statuses import GOOD, RERUNS, Status, of_exit
 from bench.store import RECORD, Store
 
-CELL = "cell.json"
-LOG = "log.txt"
-WORK = "work"  # what killed cells go on from, by cell
-ANNOUNCED = "making the "  # begins what a cell says of long work that is done once
-LISTEN_EVERY = 2.0  # seconds
+
+@dataclass(frozen=True)
+class How:
+    """How cells are run.
+
+    Attributes:
+        isolation: In the runner's own process, or each in a fresh one.
+        device: `cpu`; `cuda`, every visible GPU with a cell at a time each; or one, `cuda:1`.
+        threads: CPU threads of a cell; one by default, so that numbers repeat and timings do not
+            depend on who else computes.
+        jobs: Cells at once; None: one, or one per GPU.
+        backend: Processes of this machine, or tasks of a Ray cluster.
+        address: Of the cluster; None starts one on this machine.
+        limits: What a cell may use.
+        rerun: Which ended cells run again, names of `RERUNS`.
+        max_failures: Failed cells after which no other is started; None: any.
+        unlock: Whether cells are taken from runners that seem to be at work on them.
+        command: What was typed, for records to say how to repeat one cell.
+    """
+
+    isolation: Isolation = "process"
+    device: str = "cpu"
+    threads: int = 1
+    jobs: int | None = None
+    backend: Literal["process", "ray"] = "process"
+    address: str | None = None
+    limits: Limits = Limits()
+    rerun: Sequence[str] = ("failed",)
+    max_failures: int | None = None
+    unlock: bool = False
+    command: str = "stitchbench run"
+
+    @property
+    def inline(self) -> bool:
+        """Whether cells run in this process: several at once or with limits need their own."""
+        alone = self.jobs in {None, 1} and self.backend == "process" and not self.limits
+        return self.isolation == "inline" and alone and self.device != "cuda"
+
+    def wants(self, record: Mapping[str, Any] | None) -> bool:
+        """Whether a cell of that latest record is to run."""
+        if record is None or record["status"] == "interrupted" or "all" in self.rerun:
+            return True
+        again = any(record["status"] in RERUNS[name] for name in self.rerun)
+        return again or ("stale" in self.rerun and stale(record))
+
+
+INLINE = How("inline")
 
 
 @dataclass(frozen=True)
@@ -34,9 +82,9 @@ class Progress:
 
     Attributes:
         cell: The cell at work or just ended.
-        index: Its number among those to run, from 0.
+        index: How many ended before it, of those to run.
         total: How many there are to run.
-        status: None while it works, then "ok" or "error".
+        status: None while it works, then how it ended.
         reason: Why it failed.
         seconds: How long it took.
     """
@@ -44,19 +92,21 @@ class Progress:
     cell: Cell
     index: int
     total: int
-    status: str | None = None
+    status: Status | None = None
     reason: str | None = None
     seconds: float = 0.0
+
+
+Tell = Callable[[Progress], None]
 
 
 def run(
     cells: Sequence[Cell],
     store: Store,
+    how: How = How(),  # noqa: B008 - frozen
     *,
-    isolation: Literal["inline", "process"] = "process",
-    device: str = "cpu",
-    threads: int = 1,
-    tell: Callable[[Progress], None] = lambda _: None,
+    tell: Tell = lambda _: None,
+    announce: Announce = lambda _: None,
 ) -> dict[str, int]:
     """Run the cells that the store lacks.
 
@@ -65,36 +115,33 @@ def run(
     Args:
         cells: What to run.
         store: Where records go.
-        isolation: Here, one after the other, or each in a fresh process.
-        device: Where to compute.
-        threads: CPU threads of a cell; one by default, so that numbers repeat and timings do not
-            depend on who else computes.
+        how: How.
         tell: Takes the progress.
+        announce: Takes what cells say of long work that is done once.
 
     Returns:
-        How many cells are `ok`, `error`, or were there `before`.
+        How many cells ended `ok`, with an `error` of any kind, or were there `before`; of cells
+        that are left, how many are `elsewhere`, with another runner, and how many were `left`
+        after too many failures, where there are any.
 
     Raises:
-        ValueError: if the store cannot be written to, or there is no such device.
-        KeyboardInterrupt: passed on; finished cells are safe, the one at work is lost.
+        ValueError: if the store cannot be written to, or there is no such device or cluster.
+        KeyboardInterrupt: asked to stop; cells that had not ended are recorded as interrupted.
     """
     store.prepare()
-    check_device(device)
-    done = store.done()
-    missing = [cell for cell in cells if cell.id not in done]
+    check_device(how.device)
+    known = store.latest()
+    missing = [cell for cell in cells if how.wants(known.get(cell.id))]
     counts = {"ok": 0, "error": 0, "before": len(cells) - len(missing)}
-    for index, cell in enumerate(missing):
-        tell(Progress(cell, index, len(missing)))
-        start = time.perf_counter()
-        attempt = store.begin(cell.id)
-        if isolation == "process":
-            status, reason = _spawn(cell, attempt, store, device, threads)
-        else:
-            set_threads(threads)
-            status, reason = measure(cell, attempt, store, device, isolation)
-        counts["ok" if status == "ok" else "error"] += 1
-        spent = time.perf_counter() - start
-        tell(Progress(cell, index, len(missing), status, reason, spent))
+    with closing(_backend(how, announce)) as backend, _asked(announce) as asked:
+        runner = _Runner(store, how, backend, asked, tell, counts, deque(missing))
+        try:
+            runner.run()
+        except OSError as error:
+            raise ValueError(
+                f"expected a store that can be written to, got {store.path}: {error.strerror}; "
+                f"finished cells are kept"
+            ) from error
     return counts
 
 
@@ -111,119 +158,169 @@ def check_device(device: str) -> None:
         raise ValueError(f"expected a device of this machine, {', '.join(known)}, got {device!r}")
 
 
-def set_threads(threads: int) -> None:
-    """Let torch use so many CPU threads."""
+def _backend(how: How, announce: Announce) -> Backend:
     import torch  # noqa: PLC0415
 
-    torch.set_num_threads(threads)
+    if how.inline:
+        return Inline()
+    if how.backend == "ray":
+        from bench.backends.ray import Ray  # noqa: PLC0415
+
+        return Ray(how.address, how.limits.seconds)
+    slots = slots_of(how.device, how.jobs, torch.cuda.device_count())
+    return Processes(slots, how.limits.seconds, announce)
 
 
-def measure(
-    cell: Cell,
-    attempt: Path,
-    store: Store,
-    device: str,
-    isolation: Literal["inline", "process"],
-    start: float | None = None,
-) -> tuple[str, str | None]:
-    """Run one cell here and record what came of it: its status, and why it failed.
+@dataclass
+class _Asked:
+    """Whether somebody asked to stop: once, no cell is started; twice, those at work end."""
 
-    Args:
-        cell: The cell.
-        attempt: Its attempt's folder.
-        store: Where the record goes.
-        device: Where to run.
-        isolation: How it is run, for the record.
-        start: When its process was started, if it has one of its own (`time.monotonic`).
-    """
-    from bench.tasks import TASKS, Outcome  # noqa: PLC0415 - imports torch
-    from stitchvm.sample import Diverged  # noqa: PLC0415
+    times: int = 0
 
-    began = time.monotonic()
-    record = _record(cell, device, isolation)
-    outcome, status, reason = Outcome(), "ok", None
+
+@contextmanager
+def _asked(announce: Announce) -> Iterator[_Asked]:
+    """Ctrl-C and SIGTERM as a request, while this runs in the main thread."""
+    asked = _Asked()
+
+    def ask(number: int, _: FrameType | None) -> None:
+        asked.times += 1 if number == signal.SIGINT else 2
+        if asked.times > 1:
+            raise KeyboardInterrupt
+        announce("finishing the cells at work; Ctrl-C again ends them")
+
+    before = {}
     try:
-        outcome = TASKS[cell.spec.task](cell.spec, device, store.path / WORK / cell.id)
-    except Exception as error:
-        status = "diverged" if isinstance(error, Diverged) else "error"
-        reason = f"{type(error).__name__}: {error}"
-        (attempt / LOG).write_text(traceback.format_exc())
-    phases = outcome.phases | {"start": 0.0 if start is None else began - start}
-    record |= {
-        "status": status,
-        "reason": reason,
-        "rows": outcome.rows,
-        "phases": phases,
-        "wall_seconds": time.monotonic() - (began if start is None else start),
-    }
-    store.write(attempt, record, outcome.arrays)
-    if status == "ok":
-        shutil.rmtree(store.path / WORK / cell.id, ignore_errors=True)
-    return status, reason
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
+    except ValueError:  # another thread: there is nobody to ask
+        pass
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _spawn(
-    cell: Cell, attempt: Path, store: Store, device: str, threads: int
-) -> tuple[str, str | None]:
-    """Run one cell in a fresh process."""
-    (attempt / CELL).write_text(cell.model_dump_json(indent=1))
-    start = str(time.monotonic())
-    command = [sys.executable, "-m", "bench.run", str(attempt), str(store.path), device]
-    command += [str(threads), start]
-    variables = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    with (attempt / LOG).open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
+@dataclass
+class _Runner:
+    """One run: cells wait in a queue, run, and end.
+
+    Attributes:
+        queue: Cells to run.
+        total: How many there were.
+        at_work: The cells that run, with when they began, by their attempt.
+        elsewhere: Cells another runner is at work on.
+    """
+
+    store: Store
+    how: How
+    backend: Backend
+    asked: _Asked
+    tell: Tell
+    counts: dict[str, int]
+    queue: deque[Cell]
+    at_work: dict[Path, tuple[Cell, float]] = field(default_factory=dict)
+    elsewhere: list[Cell] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Run all, and stop where asked to."""
+        self.total, self.ended = len(self.queue), 0
         try:
-            code = _await(process, attempt / LOG)
-        finally:
-            process.kill()
-            process.wait()
-    if (attempt / RECORD).is_file():
-        record = json.loads((attempt / RECORD).read_bytes())
-        return record["status"], record["reason"]
-    tail = (attempt / LOG).read_text(errors="replace").strip().splitlines()[-1:]
-    reason = f"its process ended with code {code}: {' '.join(tail)}"
-    failed = {"status": "error", "reason": reason, "rows": [], "phases": {}}
-    wall = time.monotonic() - float(start)
-    store.write(attempt, _record(cell, device, "process") | failed | {"wall_seconds": wall}, {})
-    return "error", reason
+            self._drain()
+            if not self.queue:  # what others were at work on may have been left by them
+                self.queue, self.elsewhere = deque(self.elsewhere), []
+                self._drain()
+        except KeyboardInterrupt:
+            self.asked.times = max(self.asked.times, 2)
+            self.backend.stop()
+            self._drain()
+            self._interrupted()
+            raise
+        self.counts |= {"elsewhere": len(self.elsewhere)} if self.elsewhere else {}
+        self.counts |= {"left": len(self.queue)} if self.queue else {}
+        if self.asked.times and (self.queue or self.elsewhere):
+            raise KeyboardInterrupt
 
+    def _drain(self) -> None:
+        while (self.queue and not self._enough) or self.backend.busy:
+            while self.queue and not self._enough and self.backend.busy < self.backend.slots:
+                self._start(self.queue.popleft())
+            for ended in self.backend.wait():
+                self._end(ended)
 
-def _await(process: subprocess.Popen[bytes], log: Path) -> int:
-    """Wait for a cell's process, and pass on what it announces; returns its exit code."""
-    passed_on = 0
-    while True:
-        try:
-            return process.wait(timeout=LISTEN_EVERY)
-        except subprocess.TimeoutExpired:
-            lines = log.read_text(errors="replace").splitlines()
-            announced = [line for line in lines if line.startswith(ANNOUNCED)]
-            for line in announced[passed_on:]:
-                print(line, file=sys.stderr, flush=True)  # noqa: T201
-            passed_on = len(announced)
+    @property
+    def _enough(self) -> bool:
+        limit = self.how.max_failures
+        return self.asked.times > 0 or (limit is not None and self.counts["error"] >= limit)
 
+    def _start(self, cell: Cell) -> None:
+        attempt = self.store.begin(cell.id, unlock=self.how.unlock)
+        if isinstance(attempt, Owner):
+            self.elsewhere.append(cell)
+            return
+        if self._done_meanwhile(cell, attempt):
+            self.store.withdraw(attempt)
+            self.counts["before"] += 1
+            return
+        self.at_work[attempt] = cell, time.perf_counter()
+        self.tell(Progress(cell, self.ended, self.total))
+        self.backend.start(self._job(cell), attempt)
 
-def _record(cell: Cell, device: str, isolation: str) -> dict[str, Any]:
-    """The head of a cell's record: what it is and where it was measured."""
-    from bench.environment import environment  # noqa: PLC0415 - imports torch
+    def _done_meanwhile(self, cell: Cell, attempt: Path) -> bool:
+        """Whether another runner has ended a cell since we asked what is missing."""
+        last = attempt.with_name(f"{int(attempt.name) - 1:04d}") / RECORD
+        if not last.is_file() or "all" in self.how.rerun:
+            return False
+        return not self.how.wants(self.store.latest(cell.id).get(cell.id))
 
-    return {
-        "schema": SCHEMA,
-        **cell.model_dump(mode="json"),
-        "id": cell.id,
-        "isolation": isolation,
-        "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "environment": environment(device),
-    }
+    def _job(self, cell: Cell) -> Job:
+        return Job(
+            cell=cell,
+            isolation="inline" if self.how.inline else "process",
+            device=self.how.device,
+            threads=self.how.threads,
+            jobs=self.backend.slots,
+            memory=self.how.limits.memory,
+            command=self.how.command,
+        )
 
+    def _end(self, ended: Ended) -> None:
+        cell, began = self.at_work.pop(ended.attempt)
+        if not (ended.attempt / RECORD).is_file():
+            status, reason = self._why(ended)
+            self._record(cell, ended, status, reason, time.perf_counter() - began)
+        record = json.loads((ended.attempt / RECORD).read_bytes())
+        status, reason = record["status"], record["reason"]
+        self.counts["ok" if status in GOOD else "error"] += 1
+        spent = time.perf_counter() - began
+        self.tell(Progress(cell, self.ended, self.total, status, reason, spent))
+        self.ended += 1
 
-def _main(arguments: Sequence[str]) -> None:
-    """Measure the cell of an attempt's folder in this process."""
-    attempt, store, device, threads, start = arguments
-    set_threads(int(threads))
-    cell = Cell.model_validate_json((Path(attempt) / CELL).read_text())
-    measure(cell, Path(attempt), Store(store), device, "process", start=float(start))
+    def _why(self, ended: Ended) -> tuple[Status, str]:
+        """Why an attempt has no record."""
+        how = ended.exit
+        if how.cause == "timeout":
+            return "timeout", f"it took longer than {self.how.limits.seconds:g} s"
+        if how.cause == "interrupted":
+            return "interrupted", "it was ended before it was done"
+        if how.killed_for_memory:
+            return "oom_host", "the system killed it for want of memory"
+        if how.cause is not None:
+            return "error", f"its process was {how.cause}"
+        return of_exit(how.code, last_line(ended.attempt))
 
+    def _record(
+        self, cell: Cell, ended: Ended, status: Status, reason: str, seconds: float
+    ) -> None:
+        failed = {"status": status, "reason": reason, "exit": ended.exit.as_dict()}
+        rest: dict[str, Any] = {"rows": [], "phases": {}, "wall_seconds": seconds}
+        self.store.write(ended.attempt, head(self._job(cell)) | failed | rest, {})
 
-if __name__ == "__main__":
-    _main(sys.argv[1:])
+    def _interrupted(self) -> None:
+        """Record what ran here, in this process, when it was interrupted."""
+        for attempt, (cell, began) in self.at_work.items():
+            if not (attempt / RECORD).is_file():
+                spent = time.perf_counter() - began
+                how = Ended(attempt, Exit(0, "interrupted"))
+                self._record(cell, how, "interrupted", "it was ended before it was done", spent)

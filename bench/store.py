@@ -3,11 +3,17 @@
 A record is written under a temporary name, synced and renamed: present means complete.  Attempts
 are never changed; a cell counts as done when one of its attempts is ok.  Numbers are as measured:
 unrounded, bytes and seconds.  A record that cannot be read is reported and skipped, never deleted.
+
+An attempt's folder appears together with the file that names its owner, or not at all, so it is
+the lock of its cell as well: while it has no record and its owner lives, nobody else begins one.
 """
 
+import errno
 import io
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +22,11 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from bench.cell import SCHEMA, Spec, identity
+from bench.owner import OWNER, Owner, me
+from bench.owner import of as owner_of
 
-RECORD, SAMPLES, JUDGE = "result.json", "samples.npz", "judge-"
+RECORD, SAMPLES, JUDGE, LOG = "result.json", "samples.npz", "judge-", "log.txt"
+TAIL_LINES, TAIL_BYTES = 30, 8192  # of a log, that are shown
 
 
 class Row(BaseModel):
@@ -191,52 +200,94 @@ class Store:
                 f"expected a store that can be written to, got {self.path}: {error.strerror}"
             ) from None
 
-    def begin(self, cell: str) -> Path:
-        """A new attempt's folder, numbered after the last."""
+    @classmethod
+    def of(cls, attempt: Path) -> "Store":
+        """The store of an attempt's folder."""
+        return cls(attempt.parents[2])
+
+    def begin(self, cell: str, *, unlock: bool = False) -> Path | Owner:
+        """A new attempt's folder, which this process owns, or who is at work on the cell.
+
+        Args:
+            cell: Its id.
+            unlock: Whether to begin one even so.
+        """
         folder = self.path / "cells" / cell
         folder.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0)
         while True:
+            last = max(self.attempts(cell), default=0)
+            if last and not unlock and (other := self.at_work(folder / f"{last:04d}")):
+                return other
+            made = Path(tempfile.mkdtemp(prefix=".begun-", dir=folder))
             try:
-                (folder / f"{number:04d}").mkdir()
-            except FileExistsError:  # another runner was quicker
-                number += 1
+                commit(made / OWNER, json.dumps(me()._asdict()).encode())
+                made.chmod(0o777 & ~_umask())
+                made.rename(folder / f"{last + 1:04d}")
+            except OSError as error:
+                shutil.rmtree(made, ignore_errors=True)
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
             else:
-                return folder / f"{number:04d}"
+                return folder / f"{last + 1:04d}"
+
+    def attempts(self, cell: str) -> list[int]:
+        """The numbers of a cell's attempts, in no order."""
+        folder = self.path / "cells" / cell
+        return [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
+
+    @staticmethod
+    def at_work(attempt: Path) -> Owner | None:
+        """Who is at work in an attempt: nobody once it has a record or its owner died."""
+        owner = None if (attempt / RECORD).is_file() else owner_of(attempt)
+        return owner if owner is not None and owner.alive else None
+
+    def withdraw(self, attempt: Path) -> None:
+        """Give back an attempt that was begun and in which nothing was done."""
+        shutil.rmtree(attempt)
 
     def write(self, attempt: Path, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Commit an attempt: arrays first, the record last."""
         if arrays:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-            _commit(attempt / SAMPLES, buffer.getvalue())
+            record = record | {"samples_bytes": buffer.getbuffer().nbytes}
+            commit(attempt / SAMPLES, buffer.getvalue())
         text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
-        _commit(attempt / RECORD, text.encode())
+        commit(attempt / RECORD, text.encode())
 
     def add_judge(self, cell: str, attempt: str, judge: str, scores: dict[str, Any]) -> None:
         """Put a further judge's scores of kept samples beside an attempt's record."""
         text = json.dumps(scores, indent=1, sort_keys=True, allow_nan=False)
-        _commit(self.path / "cells" / cell / attempt / f"{JUDGE}{judge}.json", text.encode())
+        commit(self.path / "cells" / cell / attempt / f"{JUDGE}{judge}.json", text.encode())
 
     def judges(self, cell: str, attempt: str) -> dict[str, dict[str, Any]]:
         """What further judges said of an attempt's samples, by name."""
         files = sorted((self.path / "cells" / cell / attempt).glob(f"{JUDGE}*.json"))
         return {f.stem.removeprefix(JUDGE): json.loads(f.read_bytes()) for f in files}
 
-    def records(self) -> Iterator[dict[str, Any]]:
-        """Every readable record, oldest attempt first; what is not readable joins `problems`."""
+    def records(self, cell: str = "*") -> Iterator[dict[str, Any]]:
+        """Every readable record, oldest attempt first; what is not readable joins `problems`.
+
+        Args:
+            cell: One cell's id, or all.
+        """
         self.problems = []
-        for path in sorted(self.path.glob(f"cells/*/*/{RECORD}")):
+        for path in sorted(self.path.glob(f"cells/{cell}/*/{RECORD}")):
             record = self._read(path)
             if record is not None:
                 attempt = path.parent.name
                 judges = self.judges(record["id"], attempt)
-                yield record | {"attempt": attempt} | ({"judges": judges} if judges else {})
+                found = {"attempt": attempt, "log": _tail(path.with_name(LOG))}
+                yield record | found | ({"judges": judges} if judges else {})
 
-    def latest(self) -> dict[str, dict[str, Any]]:
-        """Per cell the latest attempt that is ok, else the latest."""
+    def latest(self, cell: str = "*") -> dict[str, dict[str, Any]]:
+        """Per cell the latest attempt that is ok, else the latest.
+
+        Args:
+            cell: One cell's id, or all.
+        """
         best: dict[str, dict[str, Any]] = {}
-        for record in self.records():
+        for record in self.records(cell):
             have = best.get(record["id"])
             if have is None or record["status"] == "ok" or have["status"] != "ok":
                 best[record["id"]] = record
@@ -258,14 +309,19 @@ class Store:
         except (OSError, ValueError) as error:
             self.problems.append(f"{where}: skipped, not readable as JSON: {error}")
             return None
-        problem = self._fault(record, path.parent.parent.name)
+        problem = self.fault(record, path.parent.parent.name) or _torn(record, path.parent)
         if problem is None:
             return record
         self.problems.append(f"{where}: skipped, {problem}")
         return None
 
-    def _fault(self, record: Any, folder: str) -> str | None:
-        """What keeps a record from being used."""
+    def fault(self, record: Any, folder: str | None = None) -> str | None:
+        """What keeps a record from being used, None if nothing does.
+
+        Args:
+            record: What is meant as one.
+            folder: The cell's folder that it lies in, if it does.
+        """
         if not isinstance(record, dict) or "schema" not in record:
             return "no record of ours"
         if record["schema"] != SCHEMA:
@@ -276,19 +332,52 @@ class Store:
         except ValidationError as error:
             first = error.errors()[0]
             return f"no record of ours: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        if not record["id"] == identity(record["spec"]) == folder:
+        if not record["id"] == identity(record["spec"]) == (folder or record["id"]):
             return "its id is not the digest of its specification"
         return None
 
 
-def _commit(path: Path, data: bytes) -> None:
+def _torn(record: dict[str, Any], attempt: Path) -> str | None:
+    """What is wrong with the samples that a record came with."""
+    expected = record.get("samples_bytes")
+    if expected is None:
+        return None
+    try:
+        found = (attempt / SAMPLES).stat().st_size
+    except OSError as error:
+        return f"its samples: {error.strerror}"
+    return None if found == expected else f"its samples: expected {expected} bytes, got {found}"
+
+
+def _tail(log: Path) -> list[str]:
+    """The last lines of a log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()[-TAIL_LINES:]
+    except OSError:
+        return []
+
+
+def _umask() -> int:
+    """The process's mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def commit(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # of a full disk, what it holds is needed
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

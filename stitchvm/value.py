@@ -73,6 +73,10 @@ class Target:
         return {**asdict(self), "text": str(self)}
 
 
+class NotApplicable(ValueError):  # noqa: N818 - it is no error
+    """Raised by a build that declines, saying why: what was asked does not apply to it."""
+
+
 class ValueEstimator(nn.Module, ABC):
     """V_t(z_t | c): the one interface of the project.
 

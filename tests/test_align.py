@@ -20,7 +20,7 @@ from bench.report.align import saving, tables
 from bench.report.align.frame import judged, tidy
 from bench.report.align.insight import points
 from bench.report.align.sheet import SHEET
-from bench.run import run
+from bench.run import INLINE, run
 from bench.store import Store
 from bench.tasks import align as task
 
@@ -80,7 +80,7 @@ def store(folder):
     """A store with every algorithm in the Gaussian world."""
     (folder / "mine.yaml").write_text(SUITE)
     found = Store(folder / "store")
-    counts = run(plan(suites.load(str(folder / "mine.yaml"))), found, isolation="inline")
+    counts = run(plan(suites.load(str(folder / "mine.yaml"))), found, INLINE)
     assert counts == {"ok": 4, "error": 0, "before": 0}
     return found
 
@@ -293,7 +293,7 @@ def test_latents_that_do_not_stay_finite_end_the_cell_as_diverged(tmp_path):
         c for c in cells(tmp_path, SUITE, strength=[1e308], unit=["reward"]) if c.label == "DPS"
     ]
     store = Store(tmp_path / "store")
-    assert run([cell], store, isolation="inline") == {"ok": 0, "error": 1, "before": 0}
+    assert run([cell], store, INLINE) == {"ok": 0, "error": 1, "before": 0}
     (record,) = store.records()
     assert record["status"] == "diverged"
     assert "after step 2 of 6" in record["reason"]
@@ -391,7 +391,7 @@ def test_a_store_of_timed_steps_alone_has_a_page_of_stages(tmp_path):
     changes = {"samples": [0], "rounds": [2], "cost_batches": [[1]]}
     timed = [c for c in cells(tmp_path, SUITE, **changes) if c.label == "DPS"]
     found = Store(tmp_path / "store")
-    assert run(timed, found, isolation="inline")["ok"] == 1
+    assert run(timed, found, INLINE)["ok"] == 1
     result = CliRunner().invoke(
         cli, ["report", str(found.path), "--out", str(tmp_path / "page")], catch_exceptions=False
     )

@@ -10,7 +10,7 @@ from bench.plan import plan
 from bench.protocols import CostProtocol
 from bench.report import cost, sheet
 from bench.report.claims import judged
-from bench.run import run
+from bench.run import INLINE, run
 from bench.stitching import Job, Workshop
 from bench.store import Store
 from bench.tasks import cost as task
@@ -142,8 +142,8 @@ def test_cells_are_kept_and_not_measured_again(tmp_path, monkeypatch):
     changes = {"searches": [2], "probes": [8], "reward": ["clip", "hps"]}
     cells = plan(suites.load("table4"), changes=changes, only="estimator=search")
     store = Store(tmp_path)
-    assert run(cells[:1], store, isolation="inline")["ok"] == 1
-    assert run(cells, store, isolation="inline") == {"ok": 1, "error": 0, "before": 1}
+    assert run(cells[:1], store, INLINE)["ok"] == 1
+    assert run(cells, store, INLINE) == {"ok": 1, "error": 0, "before": 1}
     assert store.problems == []
 
 

@@ -1,5 +1,7 @@
 """Every interface trained alike: figures by brute force, resuming, and the claim's verdicts."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,7 @@ from bench.plan import plan
 from bench.report import interface, sheet
 from bench.report.claims import judged
 from bench.resolve import UnknownName
-from bench.run import run
+from bench.run import INLINE, run
 from bench.spearman import rank_correlation
 from bench.store import Store
 from bench.tasks import interface as task
@@ -112,11 +114,13 @@ def cells():
 @pytest.fixture(scope="module")
 def store(cells, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("store"))
-    assert run(cells[:1], store, isolation="inline") == {"ok": 1, "error": 0, "before": 0}
+    assert run(cells[:1], store, INLINE) == {"ok": 1, "error": 0, "before": 0}
     return store
 
 
-def test_a_cell_trains_every_j_and_the_next_run_goes_on_after_it(cells, store, monkeypatch):
+def test_a_cell_trains_every_j_and_the_next_run_goes_on_after_it(
+    cells, store, monkeypatch, tmp_path
+):
     (found,) = store.latest().values()
     assert [(r["i"], r["j"]) for r in found["rows"]] == [(1, 1), (1, 6)]
     assert {len(r["metrics"]["error"]) for r in found["rows"]} == {12}
@@ -126,8 +130,9 @@ def test_a_cell_trains_every_j_and_the_next_run_goes_on_after_it(cells, store, m
     )
     assert {"search", "trained", "judged"} <= set(found["phases"])
     ran = []
-    monkeypatch.setattr("bench.run.measure", lambda cell, *_: (ran.append(cell.id), ("ok", ""))[1])
-    assert run(cells, store, isolation="inline")["before"] == 1
+    shutil.copytree(store.path, tmp_path / "store")
+    monkeypatch.setattr("bench.backends.inline.measure", lambda job, _: ran.append(job.cell.id))
+    assert run(cells, Store(tmp_path / "store"), INLINE)["before"] == 1
     assert ran == [cells[1].id]
 
 

@@ -14,7 +14,7 @@ from bench import robustness as frames
 from bench import suite as suites
 from bench.plan import plan
 from bench.protocols import Protocol, Robustness
-from bench.run import run
+from bench.run import INLINE, run
 from bench.store import Store
 from bench.tasks import robustness
 from bench.worlds import WORLDS
@@ -242,7 +242,7 @@ def store(shapes, tmp_path_factory):
     """A store with the cells of three estimators, and two that were declined."""
     found = Store(tmp_path_factory.mktemp("store"))
     cells = planned(estimator=["clean", "ceiling", TWEEDIE, "tweedie", "constant"])
-    assert run(cells, found, isolation="inline") == {"ok": 3, "error": 2, "before": 0}
+    assert run(cells, found, INLINE) == {"ok": 3, "error": 2, "before": 0}
     return found
 
 
@@ -288,12 +288,12 @@ def test_declined_cells_are_recorded_with_their_reason(store):
 
 def test_a_second_run_measures_only_what_failed(store):
     cells = planned(estimator=["clean", "ceiling", TWEEDIE])
-    assert run(cells, store, isolation="inline") == {"ok": 0, "error": 0, "before": 3}
+    assert run(cells, store, INLINE) == {"ok": 0, "error": 0, "before": 3}
 
 
 def test_noise_levels_are_matched_on_the_snr_grid(shapes, tmp_path):
     cells, found = planned(estimator=["clean"], grid="snr"), Store(tmp_path)
-    assert run(cells, found, isolation="inline")["ok"] == 1
+    assert run(cells, found, INLINE)["ok"] == 1
     (record,) = found.latest().values()
     assert [row["sigma"] for row in record["rows"]] == [match_snr(s, 64) for s in (0.25, 0.75)]
     assert [row["sigma_reference"] for row in record["rows"]] == [0.25, 0.75]
@@ -301,7 +301,7 @@ def test_noise_levels_are_matched_on_the_snr_grid(shapes, tmp_path):
 
 def test_a_reward_without_a_set_fails_with_a_reason(tmp_path):
     cells, found = planned(world="gaussian", reward="linear", estimator=["clean"]), Store(tmp_path)
-    assert run(cells, found, isolation="inline")["error"] == 1
+    assert run(cells, found, INLINE)["error"] == 1
     (record,) = found.latest().values()
     assert record["reason"] == (
         "ValueError: expected a reward that world 'gaussian' can test, got 'linear'"

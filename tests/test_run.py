@@ -20,7 +20,7 @@ from bench.arms import ARMS, TRUNKS, Given
 from bench.meter import Calls, Live, high_water_mark, reset_high_water_mark
 from bench.plan import plan
 from bench.protocols import Protocol
-from bench.run import run
+from bench.run import INLINE, run
 from bench.store import Store
 from bench.tasks import latents
 from bench.worlds import WORLDS
@@ -52,7 +52,7 @@ def planned(**changes):
 
 def measured(path, **changes):
     store, cells = Store(path), planned(**changes)
-    assert run(cells, store, isolation="inline")["error"] == 0
+    assert run(cells, store, INLINE)["error"] == 0
     records = store.latest()
     return [(records[c.id], store.samples(c.id, "0001")) for c in cells]
 
@@ -375,18 +375,18 @@ def test_a_failing_cell_is_a_record_and_the_others_go_on(tmp_path):
     bad = {"name": "bad", "build": "monte_carlo", "kernel": "ode", "particles": 4}
     cells = planned(estimator=["tweedie", bad, "constant"])
     store = Store(tmp_path)
-    assert run(cells, store, isolation="inline") == {"ok": 2, "error": 1, "before": 0}
+    assert run(cells, store, INLINE) == {"ok": 2, "error": 1, "before": 0}
     record = store.latest()[cells[1].id]
     assert record["status"] == "error"
     assert "expected particles = 1 with a deterministic kernel" in record["reason"]
     assert "Traceback" in (tmp_path / "cells" / cells[1].id / "0001" / "log.txt").read_text()
-    assert run(cells, store, isolation="inline") == {"ok": 0, "error": 1, "before": 2}
+    assert run(cells, store, INLINE) == {"ok": 0, "error": 1, "before": 2}
 
 
 def test_too_many_prompts_is_said(tmp_path):
     cells = planned(prompts=9, estimator=["tweedie"])
     store = Store(tmp_path)
-    run(cells, store, isolation="inline")
+    run(cells, store, INLINE)
     reason = store.latest()[cells[0].id]["reason"]
     assert "expected at most 4 prompts in world 'gaussian', got 9" in reason
 
@@ -394,7 +394,7 @@ def test_too_many_prompts_is_said(tmp_path):
 def test_a_process_per_cell_gives_the_same_rows_and_knows_its_start(tmp_path):
     inline = measured(tmp_path / "inline", estimator=["tweedie"])
     store, cells = Store(tmp_path / "process"), planned(estimator=["tweedie"])
-    assert run(cells, store, isolation="process")["ok"] == 1
+    assert run(cells, store)["ok"] == 1
     [record] = store.latest().values()
     assert without_cost(record) == without_cost(inline[0][0])
     assert record["isolation"] == "process"
@@ -410,7 +410,7 @@ def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path):
     )
     cells = planned(estimator=[f"{file}:build", "constant"])
     told = []
-    counts = run(cells, Store(tmp_path / "store"), isolation="process", tell=told.append)
+    counts = run(cells, Store(tmp_path / "store"), tell=told.append)
     assert counts == {"ok": 1, "error": 1, "before": 0}
     reason = "its process ended with code 9: last words"
     assert next(p.reason for p in told if p.status == "error") == reason
@@ -418,7 +418,7 @@ def test_a_process_that_dies_is_an_error_with_its_last_words(tmp_path):
     assert (record["status"], record["reason"]) == ("error", reason)
 
 
-def test_what_a_process_announces_is_passed_on_once(tmp_path, monkeypatch, capfd):
+def test_what_a_process_announces_is_passed_on_once(tmp_path, monkeypatch):
     file = tmp_path / "slow.py"
     file.write_text(
         "import sys, time\nfrom baselines.constant import build as constant\n"
@@ -428,10 +428,11 @@ def test_what_a_process_announces_is_passed_on_once(tmp_path, monkeypatch, capfd
         "    time.sleep(1)\n"
         "    return constant(world, reward)\n"
     )
-    monkeypatch.setattr("bench.run.LISTEN_EVERY", 0.2)
+    monkeypatch.setattr("bench.backends.processes.LISTEN_EVERY", 0.2)
     cells = planned(estimator=[f"{file}:build"])
-    assert run(cells, Store(tmp_path / "store"), isolation="process")["ok"] == 1
-    assert capfd.readouterr().err == "making the bank, once: 5%\n"
+    said = []
+    assert run(cells, Store(tmp_path / "store"), announce=said.append)["ok"] == 1
+    assert said == ["making the bank, once: 5%"]
 
 
 def test_harness_share_of_a_long_cell_is_small(tmp_path):

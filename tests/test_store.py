@@ -11,7 +11,7 @@ import pytest
 import bench
 from bench import suite as suites
 from bench.plan import plan
-from bench.run import run
+from bench.run import INLINE, run
 from bench.store import Store
 
 TINY = {"build": "gaussian", "latent": [2, 2, 1], "components": 3, "rank": 2, "prompts": 4}
@@ -33,7 +33,7 @@ def cells():
 @pytest.fixture(scope="module")
 def full(cells, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("store"))
-    run(cells, store, isolation="inline")
+    run(cells, store, INLINE)
     return store
 
 
@@ -94,7 +94,7 @@ def test_the_frame_has_one_row_per_cell_and_noise_level(full):
 def test_a_complete_cell_is_not_run_again(full, cells, tmp_path):
     store = copied(full, tmp_path)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    assert run(cells, store, isolation="inline") == {"ok": 0, "error": 0, "before": 3}
+    assert run(cells, store, INLINE) == {"ok": 0, "error": 0, "before": 3}
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
@@ -125,7 +125,7 @@ def test_a_damaged_record_is_reported_and_skipped_and_others_still_used(
     assert message in store.problems[0]
     assert cells[0].id in store.problems[0]
     assert path.read_bytes() == damaged  # never deleted, never repaired
-    assert run(cells, store, isolation="inline")["ok"] == 1  # a new attempt beside it
+    assert run(cells, store, INLINE)["ok"] == 1  # a new attempt beside it
     assert (path.parent.parent / "0002" / "result.json").is_file()
     assert path.read_bytes() == damaged
 
@@ -166,14 +166,14 @@ def test_a_store_that_cannot_be_written_to(tmp_path, monkeypatch, cells):
     monkeypatch.setattr(Path, "touch", refuse)
     with pytest.raises(ValueError, match=f"expected a store that can be written to, got {tmp_path}"
                                          ".*Permission denied"):  # fmt: skip
-        run(cells, Store(tmp_path), isolation="inline")
+        run(cells, Store(tmp_path), INLINE)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
 def test_a_read_only_folder_is_refused(tmp_path, cells):
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match="expected a store that can be written to"):
-        run(cells, Store(tmp_path / "inside"), isolation="inline")
+        run(cells, Store(tmp_path / "inside"), INLINE)
 
 
 def test_a_missing_store_is_empty_and_cannot_be_loaded(tmp_path):

@@ -13,13 +13,14 @@ from click.testing import CliRunner
 
 from baselines import ESTIMATORS
 from bench import suite as suites
+from bench.attempt import WORK
 from bench.cli import cli
 from bench.plan import plan
 from bench.protocols import TrainProtocol
 from bench.report.train import claims, tables
 from bench.report.train.frame import ends, published_of, tidy
 from bench.report.train.reach import first, level, reached
-from bench.run import WORK, run
+from bench.run import INLINE, run
 from bench.store import Store
 from bench.tasks import train as task
 from bench.trainers import TRAINERS
@@ -76,7 +77,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(folder):
     found = Store(folder / "store")
-    counts = run(cells(folder), found, isolation="inline")
+    counts = run(cells(folder), found, INLINE)
     assert counts == {"ok": 5, "error": 0, "before": 0}
     return found
 

@@ -28,6 +28,7 @@ from bench.tasks.outcome import Outcome, Phases
 from bench.worlds import make as make_world
 from bench.worlds import reward_of
 from stitchvm.path import denoise
+from stitchvm.sample import Diverged
 from stitchvm.streams import Streams, derive
 from stitchvm.value import Valued, ValueEstimator, value_and_gradient
 from stitchvm.world import Certainty, World
@@ -67,6 +68,8 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
         measured = Measured(estimator, latents, protocol, spec.seed, calls)
         with phases("measured"):
             measured.measure()
+        if not bool(measured.values.isfinite().any()):
+            raise Diverged(f"all {len(latents.c)} values at sigma {sigma:g} are not finite")
         with phases("reference"):
             reference = None if truth is None else _reference(truth, latents, protocol.batch)
             known = world.certainty(reward, estimand, latents.z_t, latents.t, latents.c)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bench.run import ANNOUNCED
+from bench.child import ANNOUNCED
 from bench.worlds.shapes.bank import Bank
 from bench.worlds.shapes.captions import parse, seen, told
 from bench.worlds.shapes.conditional import draw_for

@@ -1,0 +1,159 @@
+"""stitchbench run: how cells are run, from options, and what came of it, as an exit code."""
+
+import shlex
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bench.careful import careful
+from bench.commands import RUNS, planned, print_table, selection
+from bench.limits import Limits, memory, seconds
+from bench.progress import narrator
+from bench.statuses import GOOD, RERUNS
+from bench.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+SUMMARY = {
+    "elsewhere": "{} at work in another runner (--unlock takes them over)",
+    "left": "{} not started after too many failures",
+}
+
+
+def running(command: F) -> F:
+    """Options that say how cells are run."""
+    for option in (
+        click.option(
+            "--backend",
+            type=click.Choice(["process", "ray"]),
+            default="process",
+            show_default=True,
+            help="Processes of this machine, or tasks of a Ray cluster.",
+        ),
+        click.option("--address", help="Of a Ray cluster; auto finds one.  [default: start one]"),
+        click.option(
+            "--jobs",
+            type=click.IntRange(1),
+            help="Cells at once.  [default: 1, or one per GPU with --device cuda]",
+        ),
+        click.option("--timeout", metavar="TIME", help="What a cell may take: 90s, 15min, 2h."),
+        click.option("--mem-limit", metavar="SIZE", help="Host memory of a cell: 24GiB."),
+        click.option(
+            "--rerun",
+            default="failed",
+            show_default=True,
+            metavar="WHICH",
+            help=f"Ended cells that run again, by commas: {', '.join(RERUNS)}.",
+        ),
+        click.option("--fail-fast", is_flag=True, help="Start no cell after the first failure."),
+        click.option(
+            "--max-failures", type=click.IntRange(1), help="Start no cell after so many failures."
+        ),
+        click.option("--unlock", is_flag=True, help="Take cells over from other runners."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(
+    epilog="Example: stitchbench run value --set sigmas=0.25,0.75 --only 'reward=linear'"
+)
+@click.argument("suite")
+@selection
+@running
+@click.option("--store", type=Path, help=f"Folder of the records.  [default: {RUNS}/<suite>]")
+@click.pass_context
+@careful
+def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> None:
+    """Run what is missing of SUITE: a shipped suite's name or the path of a YAML file."""
+    from bench.run import How  # noqa: PLC0415 - imports torch
+    from bench.run import run as run_cells  # noqa: PLC0415
+
+    names = ("world", "changes", "only", "seed", "quick", "device", "threads")
+    chosen = {name: options.pop(name) for name in names}
+    manner = _manner(**options)
+    loaded, cells = planned(suite, **chosen)
+    folder, ids = Store(store or RUNS / loaded.name), {cell.id for cell in cells}
+    how = How(
+        isolation=loaded.isolation,
+        device=chosen["device"],
+        threads=chosen["threads"],
+        command=_typed(suite, folder, chosen),
+        **manner,
+    )
+    try:
+        with narrator(loaded) as tell:
+            echo = partial(click.echo, err=True)
+            counts = run_cells(cells, folder, how, tell=tell, announce=echo)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\ninterrupted: finished cells are kept in {folder.path}; the same command "
+            f"goes on from there",
+            err=True,
+        )
+        ctx.exit(130)
+    parts = [f"{counts['ok']} cells measured", f"{counts['before']} were there"]
+    parts += [f"{counts['error']} failed"]
+    parts += [words.format(counts[name]) for name, words in SUMMARY.items() if name in counts]
+    click.echo(f"{', '.join(parts)}; records in {folder.path}")
+    _warn_of_other_code(folder, ids)
+    print_table(folder, ids)
+    click.echo(f"the page: stitchbench report {folder.path}")
+    ctx.exit(_exit_code(folder, ids))
+
+
+def _manner(
+    *, timeout: str | None, mem_limit: str | None, rerun: str, fail_fast: bool, **rest: Any
+) -> dict[str, Any]:
+    """Options as fields of `How`.
+
+    Raises:
+        ValueError: for a time, a size or a name nobody knows.
+    """
+    names = [name.strip() for name in rerun.split(",")]
+    if unknown := [name for name in names if name not in RERUNS]:
+        raise ValueError(f"expected --rerun of {', '.join(RERUNS)}, got {unknown[0]!r}")
+    limits = Limits(
+        seconds=None if timeout is None else seconds(timeout),
+        memory=None if mem_limit is None else memory(mem_limit),
+    )
+    return rest | {
+        "limits": limits,
+        "rerun": names,
+        "max_failures": 1 if fail_fast else rest["max_failures"],
+    }
+
+
+def _typed(suite: str, store: Store, chosen: dict[str, Any]) -> str:
+    """The command line of these cells, with what is not a default."""
+    words = ["stitchbench", "run", suite]
+    for name in ("world", "seed", "device", "threads"):
+        if chosen[name] not in {None, "cpu", 1}:
+            words += [f"--{name}", str(chosen[name])]
+    words += ["--quick"] if chosen["quick"] else []
+    for change in chosen["changes"]:
+        words += ["--set", change]
+    return shlex.join([*words, "--store", str(store.path)])
+
+
+def _exit_code(store: Store, cells: Iterable[str]) -> int:
+    """0 where nothing went wrong, 1 where something did, 3 where nothing went well."""
+    latest = store.latest()
+    good = [cell in latest and latest[cell]["status"] in GOOD for cell in cells]
+    return 0 if all(good) else 1 if any(good) else 3
+
+
+def _warn_of_other_code(store: Store, cells: set[str]) -> None:
+    """Say which measurements are of code that has changed since."""
+    from bench.stale import stale  # noqa: PLC0415
+
+    other = [r for r in store.latest().values() if r["id"] in cells and stale(r)]
+    if other:
+        known = ", ".join(sorted({str(r["environment"]["commit"])[:8] for r in other}))
+        click.echo(
+            f"warning: {len(other)} of these cells are stale, measured with other code ({known}); "
+            f"--rerun stale measures them again",
+            err=True,
+        )

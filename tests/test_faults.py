@@ -1,0 +1,453 @@
+"""Cells that fail, runs that are killed, disks that fill: every cell once, each failure named."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bench import stale as staleness
+from bench import suite as suites
+from bench.cli import main
+from bench.limits import Limits, memory, seconds
+from bench.owner import OWNER, Owner, me
+from bench.plan import plan
+from bench.report.views import VIEWS
+from bench.run import INLINE, How, run
+from bench.statuses import STATUSES
+from bench.store import RECORD, Store
+from stitchvm.streams import derive
+
+TINY = {"build": "gaussian", "latent": [2, 2, 1], "components": 3, "rank": 2, "prompts": 4}
+DEFAULTS = {"world": TINY, "reward": "quadratic", "prompts": 3, "members": 2, "calls": 1} | {
+    "sigmas": [0.25, 0.75],
+    "replicates": 2,
+    "batch": 4,
+    "gradient": False,
+}
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+
+WAYS = """
+import ctypes, os, signal, sys, time
+import torch
+from baselines.constant import build as constant
+from stitchvm.value import NotApplicable
+
+class Bad(torch.nn.Module):
+    pass
+
+def build(world, reward, *, way: str = "raise"):
+    value = constant(world, reward)
+    if way == "raise":
+        raise RuntimeError("what went wrong")
+    if way == "exit":
+        sys.exit(0)
+    if way == "segfault":
+        print("about to", file=sys.stderr, flush=True)
+        ctypes.string_at(0)
+    if way == "hang":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(3600)
+    if way == "memory":
+        held = [torch.ones(2**27) for _ in range(64)]
+    if way == "list":
+        held = [bytearray(2**29) for _ in range(64)]
+    if way == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if way == "decline":
+        raise NotApplicable("it knows no such reward")
+    if way == "nan":
+        value.forward = lambda z_t, t, c, rng=None: torch.full((len(c),), float("nan"))
+    return value
+"""
+
+
+def planned(**changes):
+    defaults = DEFAULTS | changes
+    axes = {"estimator": defaults.pop("estimator", ["constant", "tweedie"])}
+    return plan(suites.Suite(name="tiny", about="-", minutes=0.1, defaults=defaults, axes=axes))
+
+
+@pytest.fixture
+def fakes(tmp_path):
+    file = tmp_path / "fakes.py"
+    file.write_text(WAYS)
+
+    def made(*ways):
+        fake = {"build": f"{file}:build"}
+        return planned(estimator=["constant", *(fake | {"name": w, "way": w} for w in ways)])
+
+    return made
+
+
+def ended(store):
+    return {r["coordinates"]["estimator"]: r for r in store.latest().values()}
+
+
+@LINUX
+def test_each_way_to_fail_has_its_name_and_the_others_are_unharmed(fakes, tmp_path):
+    ways = ("raise", "exit", "segfault", "memory", "list", "killed", "decline", "nan")
+    cells, store = fakes(*ways), Store(tmp_path / "store")
+    counts = run(cells, store, How(jobs=4, limits=Limits(memory=3 * 2**30)))
+    found = ended(store)
+    assert {way: record["status"] for way, record in found.items()} == {
+        "constant": "ok", "raise": "error", "exit": "error", "segfault": "error",
+        "memory": "oom_host", "list": "oom_host", "killed": "error", "decline": "skipped",
+        "nan": "diverged",
+    }  # fmt: skip
+    assert counts == {"ok": 2, "error": 7, "before": 0}
+    assert found["raise"]["reason"] == "RuntimeError: what went wrong"
+    assert any("Traceback" in line for line in found["raise"]["log"])
+    assert found["exit"]["reason"] == "it called sys.exit(0)"
+    assert found["segfault"]["exit"] == {"code": None, "signal": "SIGSEGV"}
+    assert found["segfault"]["reason"] == "its process ended with SIGSEGV: about to"
+    assert found["killed"]["exit"]["signal"] == "SIGKILL"
+    assert found["decline"]["reason"] == "it knows no such reward"
+    assert found["nan"]["reason"].endswith("all 6 values at sigma 0.25 are not finite")
+    assert not _at_work_in(tmp_path)
+
+
+@LINUX
+def test_a_cell_that_hangs_and_will_not_hear_is_killed(fakes, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.child.GRACE", 0.5)
+    [_, cell], store = fakes("hang"), Store(tmp_path / "store")
+    assert run([cell], store, How(limits=Limits(seconds=12)))["error"] == 1
+    [record] = store.latest().values()
+    assert (record["status"], record["reason"]) == ("timeout", "it took longer than 12 s")
+    assert record["exit"] == {"code": None, "signal": "SIGKILL"}
+    assert 12 < record["wall_seconds"] < 20
+    assert not _at_work_in(tmp_path)
+
+
+@LINUX
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGKILL])
+def test_cells_end_with_their_runner(fakes, tmp_path, asked):
+    """Told to end, it records what it ended; killed, its cells die with it all the same."""
+    [_, cell], store = fakes("hang"), Store(tmp_path / "store")
+    process = _forked(store.path, [cell], How())
+    attempt = store.path / "cells" / cell.id / "0001"
+    while not (attempt / "job.json").is_file():
+        time.sleep(0.05)
+    assert store.at_work(attempt).pid == process.pid
+    os.kill(process.pid, asked)
+    process.join(30)
+    for _ in range(100):
+        if not _at_work_in(tmp_path):
+            break
+        time.sleep(0.1)
+    assert not _at_work_in(tmp_path)
+    told = asked == signal.SIGTERM
+    assert [r["status"] for r in store.latest().values()] == (["interrupted"] if told else [])
+    assert store.at_work(attempt) is None
+    assert How(rerun=("none",)).wants(store.latest().get(cell.id))
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_what_is_done(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("a disk that is full needs the right to mount one")
+    try:
+        cells, store = sweep(12), Store(disk / "store")
+        with pytest.raises(ValueError, match="No space left on device; finished cells are kept"):
+            run(cells, store, INLINE)
+        done = store.done()
+        assert 0 < len(done) < 12
+        assert store.problems == []
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        assert run(cells, store, INLINE) == {"ok": 12 - len(done), "error": 0, "before": len(done)}
+        assert attempts(store, cells) == [1] * 12
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def _at_work_in(folder):
+    """Processes that still run for cells in a folder."""
+    said = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            said.append(file.read_bytes().decode())
+        except OSError:
+            continue
+    return [line for line in said if str(folder) in line and "bench.attempt" in line]
+
+
+def test_a_cell_that_fails_here_is_named_as_well(fakes, tmp_path):
+    store = Store(tmp_path / "store")
+    run(fakes("raise", "exit", "decline", "nan"), store, INLINE)
+    assert {way: record["status"] for way, record in ended(store).items()} == {
+        "constant": "ok", "raise": "error", "exit": "error", "decline": "skipped",
+        "nan": "diverged",
+    }  # fmt: skip
+
+
+def test_which_ended_cells_run_again(fakes, tmp_path, monkeypatch):
+    cells, store = fakes("raise", "nan"), Store(tmp_path / "store")
+    run(cells, store, INLINE)
+
+    def again(*names):
+        how = How("inline", rerun=names)
+        return {c.coordinates["estimator"] for c in cells if how.wants(store.latest().get(c.id))}
+
+    assert again("none") == set()
+    assert again("failed") == {"raise", "nan"}
+    assert again("oom") == again("stale") == set()
+    assert again("all") == {"constant", "raise", "nan"}
+    monkeypatch.setattr(staleness, "_digest", lambda _: "other code")
+    assert again("stale") == {"constant", "raise", "nan"}
+    assert again("none") == set()
+    assert run(cells, store, How("inline", rerun=("none",)))["before"] == 3
+
+
+def test_no_cell_starts_after_too_many_failures(fakes, tmp_path):
+    cells, store = fakes("raise", "nan", "exit"), Store(tmp_path / "store")
+    counts = run(cells, store, How("inline", max_failures=2))
+    assert counts == {"ok": 1, "error": 2, "before": 0, "left": 1}
+    assert len(store.latest()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [(["constant"], 0), (["constant", "raise"], 1), (["raise"], 3), (["constant", "decline"], 0)],
+)
+def test_exit_codes(fakes, tmp_path, text, code):
+    fakes()
+    entries = ", ".join(
+        name if name == "constant" else f"{{build: '{tmp_path}/fakes.py', way: {name}}}"
+        for name in text
+    )
+    suite = {"name": "tiny", "about": "-", "minutes": 0.1, "isolation": "inline"}
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(suite | {"defaults": DEFAULTS, "axes": {"estimator": []}}))
+    store = str(tmp_path / "store")
+    arguments = ["run", str(file), "--set", f"estimator={entries}", "--store", store]
+    assert _code(arguments) == code
+    assert _code([*arguments, "--rerun", "none"]) == code  # what failed before counts
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--timeout", "soon"], "expected a time such as 90s, 15min or 2h, got 'soon'"),
+        (["--mem-limit", "lots"], "expected a size such as 24GiB or 500MB, got 'lots'"),
+        (["--rerun", "broken"], "expected --rerun of none, failed, oom, stale, all, got 'broken'"),
+        (["--device", "cuda:7"], "expected a device of this machine, cpu"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(option, said, capsys, tmp_path):
+    assert _code(["run", "quickstart", "--store", str(tmp_path), *option]) == 2
+    assert said in capsys.readouterr().err
+
+
+def _code(arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    return exit_.value.code
+
+
+def test_times_and_sizes_are_read():
+    assert (seconds("90"), seconds("1.5h"), seconds("15 min")) == (90, 5400, 900)
+    assert (memory("24GiB"), memory("500MB"), memory("7")) == (24 * 2**30, 500_000_000, 7)
+
+
+def test_a_living_owner_keeps_others_out_and_a_dead_one_does_not(tmp_path):
+    [cell, _], store = planned(), Store(tmp_path)
+    attempt = store.begin(cell.id)
+    assert store.begin(cell.id) == me()
+    assert run([cell], store, INLINE) == {"ok": 0, "error": 0, "before": 0, "elsewhere": 1}
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead = me()._replace(pid=process.pid)
+    (attempt / OWNER).write_text(json.dumps(dead._asdict()))
+    assert run([cell], store, INLINE)["ok"] == 1
+    assert [p.name for p in sorted(attempt.parent.iterdir())] == ["0001", "0002"]
+
+
+def test_an_owner_on_another_machine_is_taken_over_only_when_told_to(tmp_path):
+    [cell, _], store = planned(), Store(tmp_path)
+    attempt = store.begin(cell.id)
+    (attempt / OWNER).write_text(json.dumps(Owner("elsewhere.example", 1, 0.0)._asdict()))
+    assert run([cell], store, INLINE)["elsewhere"] == 1
+    assert run([cell], store, How("inline", unlock=True))["ok"] == 1
+
+
+def test_a_process_of_the_same_id_that_began_later_is_another_one():
+    assert me().alive
+    assert not me()._replace(created=me().created - 60).alive
+
+
+def test_a_record_whose_samples_were_cut_is_run_again(tmp_path):
+    cells, store = planned(), Store(tmp_path)
+    run(cells, store, INLINE)
+    file = store.path / "cells" / cells[0].id / "0001" / "samples.npz"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert set(store.latest()) == {cells[1].id}
+    assert "its samples: expected" in store.problems[0]
+    assert run(cells, store, INLINE) == {"ok": 1, "error": 0, "before": 1}
+
+
+def test_a_record_says_what_repeats_it(tmp_path, capsys):
+    store = str(tmp_path / "store")
+    line = ["run", "quickstart", "--quick", "--set", "sigmas=0.3", "--store", store]
+    assert _code([*line, "--only", "estimator=truth & reward=sigmoid"]) == 0
+    [record] = Store(store).latest().values()
+    assert record["command"].startswith("stitchbench run quickstart --quick --set sigmas=0.3")
+    words = record["command"].split()
+    assert _code(words[1:]) == 0
+    assert (Path(store) / "cells" / record["id"] / "0002" / RECORD).is_file()
+    capsys.readouterr()
+
+
+def test_code_of_a_cell_is_what_its_modules_say(monkeypatch, tmp_path):
+    before = staleness.code(["bench.tasks.value", "baselines.tweedie"])
+    assert not staleness.stale({"code": before})
+    assert not staleness.stale({})  # an older record
+    package = tmp_path / "baselines"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    source = "from baselines import other\ndef build():\n    '''Words.'''\n    return 1\n"
+    (package / "one.py").write_text(source)
+    (package / "other.py").write_text("x = 1\n")
+    files = {"baselines.one": package / "one.py", "baselines.other": package / "other.py"}
+    monkeypatch.setattr(staleness, "_file", files.get)
+
+    def digest():
+        for cached in (staleness._digest, staleness._tree, staleness._said):
+            cached.cache_clear()
+        return staleness.code(["baselines.one"])["digest"]
+
+    first = digest()
+    (package / "one.py").write_text(source.replace("Words", "Others") + "# and more\n")
+    assert digest() == first
+    (package / "other.py").write_text("x = 2\n")
+    assert digest() != first
+    for cached in (staleness._digest, staleness._tree, staleness._said):
+        cached.cache_clear()
+
+
+def test_a_record_of_other_code_is_shown_as_stale_and_kept(tmp_path, monkeypatch, capsys):
+    store, options = str(tmp_path / "store"), ["--quick", "--set", "sigmas=0.3"]
+    line = ["run", "quickstart", *options, "--store", store]
+    only = ["--only", "estimator=truth & reward=sigmoid"]
+    assert _code([*line, *only]) == 0
+    monkeypatch.setattr(staleness, "_digest", lambda _: "other code")
+    capsys.readouterr()
+    assert _code([*line, *only]) == 0
+    assert "1 of these cells are stale" in capsys.readouterr().err
+    assert _code(["plan", "quickstart", *options, "--store", store, *only]) == 0
+    assert "  stale  " in capsys.readouterr().out
+    assert _code([*line, *only, "--rerun", "stale"]) == 0
+    assert "1 cells measured" in capsys.readouterr().out
+
+
+def _run_in_a_fork(store, cells, how):
+    """Run, as a process that can be killed."""
+    os.setsid()
+    run(cells, Store(store), how)
+
+
+def _forked(store, cells, how):
+    process = multiprocessing.get_context("fork").Process(
+        target=_run_in_a_fork, args=(store, cells, how)
+    )
+    process.start()
+    return process
+
+
+def attempts(store, cells):
+    """Per cell how many of its attempts are ok."""
+    ok = Counter(r["id"] for r in store.records() if r["status"] == "ok")
+    return [ok[cell.id] for cell in cells]
+
+
+def sweep(count, **changes):
+    """Cells of different seeds."""
+    out = []
+    for seed in range(count // 2):
+        [one, two] = planned(**changes)
+        for cell in (one, two):
+            spec = cell.spec.model_copy(update={"seed": seed})
+            shown = cell.coordinates | {"variant": f"seed {seed}"}
+            out.append(cell.model_copy(update={"spec": spec, "coordinates": shown}))
+    return out
+
+
+def table_of(store):
+    """What a table shows, times apart."""
+    frame = VIEWS["value"].tidy(list(store.latest().values()))
+    shown = ["estimator", "variant", "sigma", "bias", "rmse", "rmse_lo", "rmse_hi", "skill"]
+    return frame[shown].sort_values(shown[:3]).reset_index(drop=True)
+
+
+@pytest.mark.parametrize("runners", [2, 4])
+def test_runners_that_share_a_store_run_every_cell_once(tmp_path, runners):
+    cells, store = sweep(12), Store(tmp_path)
+    running = [_forked(store.path, cells, INLINE) for _ in range(runners)]
+    for process in running:
+        process.join(120)
+    assert [process.exitcode for process in running] == [0] * runners
+    assert attempts(store, cells) == [1] * 12
+    assert all(len(store.attempts(cell.id)) == 1 for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("kills", "count"), [(8, 6), pytest.param(200, 40, marks=pytest.mark.slow)]
+)
+def test_killed_at_any_moment_it_goes_on_from_there(tmp_path, kills, count):
+    """Kill -9 at random, and files torn meanwhile: every cell once, and the same table."""
+    cells, store = sweep(count), Store(tmp_path / "store")
+    chance = random.Random(derive(0, "kills"))
+    undisturbed = Store(tmp_path / "undisturbed")
+    start = time.perf_counter()
+    run(cells, undisturbed, INLINE)
+    each = (time.perf_counter() - start) / count
+    died = torn = 0
+    for kill in range(kills):
+        process = _forked(store.path, cells, INLINE)
+        time.sleep(chance.uniform(0, 2 * each))
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            died += 1
+        process.join()
+        if kill % 10 == 7:
+            torn += _tear(store, chance)
+    assert died > kills / 2
+    run(cells, store, INLINE)
+    run(cells, store, INLINE)
+    tried = sum(len(store.attempts(cell.id)) for cell in cells)
+    sys.stdout.write(f"{died} kills, {torn} files torn, {tried} attempts at {count} cells\n")
+    assert attempts(store, cells) == [1] * count
+    assert table_of(store).equals(table_of(undisturbed))
+    assert len(store.problems) == torn
+
+
+def _tear(store, chance):
+    """Cut a record or its samples short, and count it."""
+    files = [store.path / "cells" / cell / "0001" / RECORD for cell in sorted(store.latest())]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        return 0
+    file = chance.choice(files)
+    if chance.random() < 0.5:
+        file = file.with_name("samples.npz")
+    file.write_bytes(file.read_bytes()[: chance.randrange(file.stat().st_size)])
+    return 1
+
+
+def test_statuses_are_those_that_are_documented():
+    assert STATUSES == (
+        "ok", "oom_gpu", "oom_host", "timeout", "diverged", "error", "invalid", "skipped",
+        "interrupted",
+    )  # fmt: skip
