@@ -7,10 +7,11 @@ runner that shares a store with others leaves them the cells they are at work on
 import json
 import signal
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -42,6 +43,8 @@ class How:
         address: Of the cluster; None starts one on this machine.
         limits: What a cell may use.
         rerun: Which ended cells run again, names of `RERUNS`.
+        processes: How many times each cell is measured, in turns, each in a process of its own;
+            tables take what varies between them as the uncertainty of times.
         max_failures: Failed cells after which no other is started; None: any.
         unlock: Whether cells are taken from runners that seem to be at work on them.
         command: What was typed, for records to say how to repeat one cell.
@@ -55,6 +58,7 @@ class How:
     address: str | None = None
     limits: Limits = Limits()
     rerun: Sequence[str] = ("failed",)
+    processes: int = 1
     max_failures: int | None = None
     unlock: bool = False
     command: str = "stitchbench run"
@@ -62,8 +66,20 @@ class How:
     @property
     def inline(self) -> bool:
         """Whether cells run in this process: several at once or with limits need their own."""
-        alone = self.jobs in {None, 1} and self.backend == "process" and not self.limits
-        return self.isolation == "inline" and alone and self.device != "cuda"
+        once = self.jobs in {None, 1} and self.processes == 1
+        here = self.backend == "process" and self.device != "cuda"
+        return self.isolation == "inline" and once and here and not self.limits
+
+    def times(self, records: Sequence[Mapping[str, Any]]) -> range:
+        """The numbers of a cell's good attempts that are still to be made.
+
+        Args:
+            records: The cell's, oldest first.
+        """
+        good = [record for record in records if record["status"] == "ok"]
+        if not self.wants(good[-1] if good else records[-1] if records else None):
+            return range(len(good) + 1, self.processes + 1) if good else range(0)
+        return range(len(good) + 1, len(good) + 1 + self.processes)
 
     def wants(self, record: Mapping[str, Any] | None) -> bool:
         """Whether a cell of that latest record is to run."""
@@ -98,6 +114,7 @@ class Progress:
 
 
 Tell = Callable[[Progress], None]
+Turn = tuple[Cell, int]  # a cell, and which of its good attempts this is to be
 
 
 def run(
@@ -130,9 +147,9 @@ def run(
     """
     store.prepare()
     check_device(how.device)
-    known = store.latest()
-    missing = [cell for cell in cells if how.wants(known.get(cell.id))]
-    counts = {"ok": 0, "error": 0, "before": len(cells) - len(missing)}
+    missing = _missing(cells, store, how)
+    left = len({cell.id for cell, _ in missing})
+    counts = {"ok": 0, "error": 0, "before": len(cells) - left}
     with closing(_backend(how, announce)) as backend, _asked(announce) as asked:
         runner = _Runner(store, how, backend, asked, tell, counts, deque(missing))
         try:
@@ -143,6 +160,16 @@ def run(
                 f"finished cells are kept"
             ) from error
     return counts
+
+
+def _missing(cells: Sequence[Cell], store: Store, how: How) -> list[Turn]:
+    """What is to run: of cells that are measured several times, all once, then all again."""
+    known = defaultdict(list)
+    for record in store.records():
+        known[record["id"]].append(record)
+    turns = [[(cell, number) for number in how.times(known[cell.id])] for cell in cells]
+    rounds = zip_longest(*turns)
+    return [turn for of_round in rounds for turn in of_round if turn is not None]
 
 
 def check_device(device: str) -> None:
@@ -207,10 +234,10 @@ class _Runner:
     """One run: cells wait in a queue, run, and end.
 
     Attributes:
-        queue: Cells to run.
-        total: How many there were.
+        queue: What is to run.
         at_work: The cells that run, with when they began, by their attempt.
-        elsewhere: Cells another runner is at work on.
+        elsewhere: What another runner is at work on.
+        failed: Cells that failed in this run.
     """
 
     store: Store
@@ -219,9 +246,10 @@ class _Runner:
     asked: _Asked
     tell: Tell
     counts: dict[str, int]
-    queue: deque[Cell]
+    queue: deque[Turn]
     at_work: dict[Path, tuple[Cell, float]] = field(default_factory=dict)
-    elsewhere: list[Cell] = field(default_factory=list)
+    elsewhere: list[Turn] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Run all, and stop where asked to."""
@@ -237,15 +265,15 @@ class _Runner:
             self._drain()
             self._interrupted()
             raise
-        self.counts |= {"elsewhere": len(self.elsewhere)} if self.elsewhere else {}
-        self.counts |= {"left": len(self.queue)} if self.queue else {}
+        for name, turns in (("elsewhere", self.elsewhere), ("left", self.queue)):
+            self.counts |= {name: len({cell.id for cell, _ in turns})} if turns else {}
         if self.asked.times and (self.queue or self.elsewhere):
             raise KeyboardInterrupt
 
     def _drain(self) -> None:
         while (self.queue and not self._enough) or self.backend.busy:
             while self.queue and not self._enough and self.backend.busy < self.backend.slots:
-                self._start(self.queue.popleft())
+                self._start(*self.queue.popleft())
             for ended in self.backend.wait():
                 self._end(ended)
 
@@ -254,25 +282,24 @@ class _Runner:
         limit = self.how.max_failures
         return self.asked.times > 0 or (limit is not None and self.counts["error"] >= limit)
 
-    def _start(self, cell: Cell) -> None:
+    def _start(self, cell: Cell, number: int) -> None:
+        if cell.id in self.failed:
+            return
         attempt = self.store.begin(cell.id, unlock=self.how.unlock)
         if isinstance(attempt, Owner):
-            self.elsewhere.append(cell)
+            self.elsewhere.append((cell, number))
             return
-        if self._done_meanwhile(cell, attempt):
+        if self._done_meanwhile(cell, number):
             self.store.withdraw(attempt)
-            self.counts["before"] += 1
+            self.counts["before"] += number == 1
             return
         self.at_work[attempt] = cell, time.perf_counter()
         self.tell(Progress(cell, self.ended, self.total))
         self.backend.start(self._job(cell), attempt)
 
-    def _done_meanwhile(self, cell: Cell, attempt: Path) -> bool:
-        """Whether another runner has ended a cell since we asked what is missing."""
-        last = attempt.with_name(f"{int(attempt.name) - 1:04d}") / RECORD
-        if not last.is_file() or "all" in self.how.rerun:
-            return False
-        return not self.how.wants(self.store.latest(cell.id).get(cell.id))
+    def _done_meanwhile(self, cell: Cell, number: int) -> bool:
+        """Whether another runner has made an attempt since we asked what is missing."""
+        return sum(r["status"] == "ok" for r in self.store.records(cell.id)) >= number
 
     def _job(self, cell: Cell) -> Job:
         return Job(
@@ -293,6 +320,7 @@ class _Runner:
         record = json.loads((ended.attempt / RECORD).read_bytes())
         status, reason = record["status"], record["reason"]
         self.counts["ok" if status in GOOD else "error"] += 1
+        self.failed |= set() if status in GOOD else {cell.id}
         spent = time.perf_counter() - began
         self.tell(Progress(cell, self.ended, self.total, status, reason, spent))
         self.ended += 1

@@ -47,6 +47,13 @@ def running(command: F) -> F:
             metavar="WHICH",
             help=f"Ended cells that run again, by commas: {', '.join(RERUNS)}.",
         ),
+        click.option(
+            "--processes",
+            type=click.IntRange(1),
+            default=1,
+            show_default=True,
+            help="Fresh processes that measure each cell, in turns: how sure times are.",
+        ),
         click.option("--fail-fast", is_flag=True, help="Start no cell after the first failure."),
         click.option(
             "--max-failures", type=click.IntRange(1), help="Start no cell after so many failures."

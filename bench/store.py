@@ -243,7 +243,9 @@ class Store:
 
     def withdraw(self, attempt: Path) -> None:
         """Give back an attempt that was begun and in which nothing was done."""
-        shutil.rmtree(attempt)
+        gone = attempt.with_name(f".withdrawn-{attempt.name}-{os.getpid()}")
+        attempt.rename(gone)  # at once: an emptied folder would be another runner's to take
+        shutil.rmtree(gone)
 
     def write(self, attempt: Path, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Commit an attempt: arrays first, the record last."""

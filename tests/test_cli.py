@@ -180,8 +180,8 @@ def test_refusals(suite, tmp_path):
 def test_measurements_of_other_code_are_named(suite, tmp_path, monkeypatch):
     store = tmp_path / "store"
     assert "other code" not in call("run", suite, "--store", store)
-    monkeypatch.setattr("bench.environment.commit", lambda: {"commit": "f" * 40, "dirty": False})
-    assert "warning: 3 of these cells were measured with other code" in call(
+    monkeypatch.setattr("bench.stale._digest", lambda _: "f" * 16)
+    assert "warning: 3 of these cells are stale, measured with other code" in call(
         "run", suite, "--store", store
     )
 

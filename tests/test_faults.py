@@ -211,6 +211,21 @@ def test_which_ended_cells_run_again(fakes, tmp_path, monkeypatch):
     assert run(cells, store, How("inline", rerun=("none",)))["before"] == 3
 
 
+def test_cells_that_are_measured_several_times_take_turns(fakes, tmp_path):
+    cells, store, told = fakes("raise"), Store(tmp_path / "store"), []
+    how = How("inline", processes=2)
+    counts = run(cells, store, how, tell=told.append)
+    assert counts == {"ok": 2, "error": 1, "before": 0}
+    order = [p.cell.coordinates["estimator"] for p in told if p.status is not None]
+    assert order == ["constant", "raise", "constant"]
+    good = [r for r in store.records() if r["status"] == "ok"]
+    assert len(good) == 2
+    assert len({json.dumps(r["rows"][0]["metrics"]) for r in good}) == 1
+    assert {r["isolation"] for r in good} == {"process"}
+    assert run(cells[:1], store, how) == {"ok": 0, "error": 0, "before": 1}
+    assert list(How(processes=4).times(good)) == [3, 4]
+
+
 def test_no_cell_starts_after_too_many_failures(fakes, tmp_path):
     cells, store = fakes("raise", "nan", "exit"), Store(tmp_path / "store")
     counts = run(cells, store, How("inline", max_failures=2))

@@ -7,6 +7,7 @@ not see the store, the attempt's files come back with the task's result, the rec
 
 import importlib
 import json
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from bench.child import Child, Exit
 from bench.owner import OWNER
 from bench.store import RECORD, commit
 
+KNOCK = 5.0  # seconds for a cluster to answer
 RETRIES = 3  # of a task whose node or worker was lost
 LISTEN_EVERY = 2.0  # seconds
 
@@ -37,8 +39,9 @@ class Ray(Backend):
         self.seconds = seconds
         if not self._ray.is_initialized():
             try:
+                _knock(address)
                 self._ray.init(address=address, log_to_driver=False, logging_level="warning")
-            except ConnectionError as error:
+            except OSError as error:
                 raise ValueError(
                     f"expected a Ray cluster at {address!r}: {error}; `ray start --head` makes one"
                 ) from None
@@ -103,6 +106,17 @@ def _import() -> Any:
         raise ValueError(
             "expected Ray for --backend ray, got none installed: pip install 'stitchvm-bench[ray]'"
         ) from None
+
+
+def _knock(address: str | None) -> None:
+    """Find a cluster's port open: Ray itself would go on trying for minutes.
+
+    Raises:
+        OSError: if it is not.
+    """
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=KNOCK).close()
 
 
 def work(
