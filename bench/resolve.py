@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -123,11 +124,10 @@ def complete(build: Build, given: Mapping[str, Any], what: str) -> dict[str, Any
         UnknownName: for a setting the build does not have.
         ValueError: for a value of the wrong type, or a setting that is missing.
     """
-    known = {
-        p.name: p for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY
-    }
+    parameters = _signature(build).parameters
+    known = {p.name: p for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
     for name in given:
-        if name in inspect.signature(build).parameters and name not in known:
+        if name in parameters and name not in known:
             raise ValueError(f"{what}: expected {name!r} as a keyword-only parameter, after a *")
         if name not in known:
             raise UnknownName(f"setting of {what}", name, known)
@@ -142,6 +142,16 @@ def complete(build: Build, given: Mapping[str, Any], what: str) -> dict[str, Any
     return settings
 
 
+@cache
+def _signature(build: Build) -> inspect.Signature:
+    return inspect.signature(build)
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)
+
+
 def _checked(value: Any, annotation: Any, what: str) -> Any:
     """A value of the annotated type.
 
@@ -151,7 +161,7 @@ def _checked(value: Any, annotation: Any, what: str) -> Any:
     if annotation is inspect.Parameter.empty:
         return value
     try:
-        return TypeAdapter(annotation).validate_python(value)
+        return _adapter(annotation).validate_python(value)
     except ValidationError as error:
         message = error.errors()[0]["msg"]
         raise ValueError(f"{what}: {message[0].lower()}{message[1:]}, got {value!r}") from None
