@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.meter import Clock, synchronized
+from bench.meter import Clock, Moments, Queued, synchronized
 
 UNITS = {"cpu": "CPU-second", "cuda": "GPU-second"}
 
@@ -19,6 +19,11 @@ UNITS = {"cpu": "CPU-second", "cuda": "GPU-second"}
 def clock_of(device: torch.device) -> Clock:
     """What tells the time of a device, in `UNITS`."""
     return time.process_time if device.type == "cpu" else partial(synchronized, device)
+
+
+def stage_clock_of(device: torch.device) -> Moments:
+    """What tells the stages of one call apart, in `UNITS`, without making a device wait."""
+    return clock_of(device) if device.type == "cpu" else partial(Queued, device)
 
 
 def interleaved(

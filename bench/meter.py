@@ -1,19 +1,33 @@
 """Seconds, peak bytes and counted calls, by wrapping: what is measured doesn't know.
 
 Time and memory are read in separate calls.  Peak memory has several meanings and each has one
-name: `live` is tensor storage made during the call, above weights and inputs - deterministic on a
-CPU; `process` the process's high-water mark; on a GPU `allocated` and `reserved`.  All in bytes.
+name, all in bytes:
+
+    live        tensor storage made by the call, above weights and inputs; repeatable on a CPU
+    process     the process's high-water mark in host memory (VmHWM, reset before)
+    allocated   of a GPU: tensors, weights and inputs among them (max_memory_allocated)
+    reserved    what the caching allocator took for them (max_memory_reserved)
+    driver      what the process holds by NVML: reserved, context, libraries
+    device      how much more of the whole device is in use than before, whoever uses it (NVML)
+
+The last two are read once, at the end: the allocator keeps what it took until then.  What a
+library takes past it and gives back during the call escapes them.
+
+Seconds of a GPU are those of the clock on the wall, once queued work is done.  Stages are told
+apart by events in its queue, so that nothing waits between them; what they leave of the wall's
+seconds is the host's.
 """
 
+import gc
 import time
 import weakref
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MethodType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from unittest.mock import patch
 
 import torch
@@ -21,13 +35,25 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bench import nvml
 from stitchvm.backbone import Backbone, State
 from stitchvm.memo import Memory
 from stitchvm.reward import Reward
 
 Clock = Callable[[], float]
+
+
+class Moment(Protocol):
+    """A reading of a clock; two of them differ by seconds."""
+
+    def __sub__(self, start: Any, /) -> float:
+        """Seconds since another reading."""
+
+
+Moments = Callable[[], Moment]
 KINDS = ("velocity", "trunk", "blocks", "decode", "reward", "tail")
 STAGES = ("blocks", "decode", "reward", "tail", "backward", "rest")
+PEAKS = ("live", "process", "allocated", "reserved", "driver", "device")
 
 
 class Watch(NamedTuple):
@@ -77,8 +103,8 @@ class Calls:
         self.counts: Counter[str] = Counter()
         self._watched: set[int] = set()
         self._inside = False
-        self._clock: Clock | None = None
-        self._spent: defaultdict[str, float] = defaultdict(float)
+        self._clock: Moments | None = None
+        self._spent: list[tuple[str, Moment, Moment]] = []
 
     def watch(self, module: nn.Module) -> None:
         """Count calls of every backbone and reward in a module, itself included.
@@ -117,33 +143,35 @@ class Calls:
         """Call a function as part of a stage, or of the one that it is called in."""
         if self._inside:
             return function(*args, **kwargs)
-        self._inside, start = True, 0.0 if self._clock is None else self._clock()
+        self._inside, start = True, None if self._clock is None else self._clock()
         try:
             return function(*args, **kwargs)
         finally:
             self._inside = False
-            if self._clock is not None:
-                self._spent[stage] += self._clock() - start
+            if self._clock is not None and start is not None:
+                self._spent.append((stage, start, self._clock()))
 
-    def stages(self, call: Callable[[], Any], clock: Clock) -> dict[str, float]:
+    def stages(self, call: Callable[[], Any], clock: Moments) -> dict[str, float]:
         """Seconds of one call by stage, which add up to all of it.
 
         What is computed again in a backward pass belongs to that.
 
         Args:
             call: What to time; it runs once.
-            clock: Tells the time, once queued work is done.
+            clock: Tells the time; its readings are compared once the call has ended.
         """
-        self._clock, self._spent = clock, defaultdict(float)
+        self._clock, self._spent = clock, []
         backward = torch.autograd.backward
         start = clock()
         try:
             with patch("torch.autograd.backward", partial(self._timed, "backward", backward)):
                 call()
         finally:
-            whole, self._clock = clock() - start, None
-        spent = {stage: self._spent[stage] for stage in STAGES}
-        return spent | {"rest": whole - sum(spent.values())}
+            stop, self._clock = clock(), None
+        spent = dict.fromkeys(STAGES, 0.0)
+        for stage, since, until in self._spent:
+            spent[stage] += until - since
+        return spent | {"rest": (stop - start) - sum(spent.values())}
 
     @contextmanager
     def during(self) -> Iterator[Counter[str]]:
@@ -158,6 +186,23 @@ def synchronized(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+class Queued:
+    """A moment in a GPU's queue, now: an event between what is queued before and after it.
+
+    Args:
+        device: The GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.event = torch.cuda.Event(enable_timing=True)
+        self.event.record(torch.cuda.current_stream(device))
+
+    def __sub__(self, start: "Queued") -> float:
+        """Seconds of the GPU since another moment; waits for this one."""
+        self.event.synchronize()
+        return start.event.elapsed_time(self.event) / 1000
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
@@ -218,24 +263,34 @@ def peak_bytes(
         standing: Weights and inputs, which are not counted as live.
     """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        reset = reset_high_water_mark()
-        before = torch.cuda.memory_allocated(device)
-        call()
-        torch.cuda.synchronize(device)
-        allocated = torch.cuda.max_memory_allocated(device)
-        return {
-            "live": allocated - before,
-            "process": high_water_mark() if reset else None,
-            "allocated": allocated,
-            "reserved": torch.cuda.max_memory_reserved(device),
-        }
+        return _peak_of_gpu(call, device)
     live, reset = Live(standing), reset_high_water_mark()
     with live:
         call()
     mark = high_water_mark() if reset else None
-    return {"live": live.peak, "process": mark, "allocated": None, "reserved": None}
+    return dict.fromkeys(PEAKS) | {"live": live.peak, "process": mark}
+
+
+def _peak_of_gpu(call: Callable[[], Any], device: torch.device) -> dict[str, int | None]:
+    """The same on a GPU, whose cache is emptied first: what it holds is another call's."""
+    gc.collect()
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    reset, before = reset_high_water_mark(), torch.cuda.memory_allocated(device)
+    _, used_before = nvml.held(*nvml.identity(device))
+    call()
+    torch.cuda.synchronize(device)
+    own, used = nvml.held(*nvml.identity(device))
+    allocated = torch.cuda.max_memory_allocated(device)
+    return {
+        "live": allocated - before,
+        "process": high_water_mark() if reset else None,
+        "allocated": allocated,
+        "reserved": torch.cuda.max_memory_reserved(device),
+        "driver": own,
+        "device": None if used is None or used_before is None else used - used_before,
+    }
 
 
 def reset_high_water_mark() -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from bench.cell import SCHEMA, Spec, identity
 from bench.owner import OWNER, Owner, me
@@ -146,7 +146,24 @@ ROWS: dict[str, type[BaseModel]] = {
 
 
 class Environment(BaseModel):
-    """What a reader relies on in an environment."""
+    """What a reader relies on in an environment, and below it what older records lack.
+
+    Attributes:
+        versions: Of Python and packages; null for what was absent.
+        commit: Of the checkout; null outside one.
+        dirty: Whether it was changed since.
+        device: Where the cell ran, `cpu` or `cuda:0`.
+        device_name: Its model.
+        threads: CPU threads.
+        cores: Of the machine.
+        affinity: The cores that the process might use.
+        quota: How many cores a container granted; null for no limit.
+        memory_bytes: Of the machine.
+        cuda: Libraries and switches of a GPU that change its speed; null on a CPU.
+        before, after: Load, other processes, memory, and of a GPU its clock, throttling and other
+            processes, when the measurement began and when it ended (`environment.conditions`).
+        disturbed: What of that makes the seconds doubtful, in words.
+    """
 
     versions: dict[str, str | None]
     commit: str | None
@@ -154,6 +171,14 @@ class Environment(BaseModel):
     device: str
     device_name: str | None
     threads: int
+    cores: int | None = None
+    affinity: list[int] | None = None
+    quota: float | None = None
+    memory_bytes: int | None = None
+    cuda: dict[str, Any] | None = None
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    disturbed: list[str] = Field(default_factory=list)
 
 
 class Record(BaseModel):

@@ -1,7 +1,7 @@
 """One guided step of a sampler, timed beside an unsteered one and beside classic DPS.
 
-All three in turns in one process.  Seconds by stage are read in calls of their own: on a GPU the
-clock waits for queued work at the end of each stage, which the plain timings do not.
+All three in turns in one process.  Seconds by stage are read in calls of their own; on a GPU they
+are those of its queue, and what a step takes beyond them is the host's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ import torch
 
 import baselines
 from bench.algorithms import Guide, Setting
-from bench.interleaved import UNITS, clock_of, interleaved
+from bench.interleaved import UNITS, clock_of, interleaved, stage_clock_of
 from bench.meter import KINDS, STAGES, Calls, peak_bytes
 from stitchvm.flops import count_flops
 from stitchvm.reward import Reward
@@ -61,7 +61,8 @@ class Steps:
             CLASSIC: self.guide.step(classic, SMALL),
         }
         device = self.setting.times.device
-        clock, value = clock_of(device), self.setting.value
+        clock, stage_clock = clock_of(device), stage_clock_of(device)
+        value = self.setting.value
         weights = [
             *self.world.backbone.state_dict().values(),
             *self.reward.state_dict().values(),
@@ -72,7 +73,7 @@ class Steps:
             calls = {name: self._step(step, batch, fresh) for name, step in steps.items()}
             spent = interleaved(calls, self.rounds, clock)
             stages = [
-                {name: self.calls.stages(call, clock) for name, call in calls.items()}
+                {name: self.calls.stages(call, stage_clock) for name, call in calls.items()}
                 for _ in range(self.rounds)
             ]
             flops = {name: count_flops(call) for name, call in calls.items()}
