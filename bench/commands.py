@@ -13,26 +13,10 @@ from bench import suite as suites
 from bench.careful import careful
 from bench.cell import Cell
 from bench.store import Store
+from bench.stores import RUNS, store_of
 
-RUNS = Path("results/runs")
 NARROW, WIDE = 80, 160  # columns of a table on a terminal
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _store_of(name: str) -> Store:
-    """A store by path, or that of a suite run without --store.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    path = Path(name) if Path(name).exists() else RUNS / name
-    store = Store(path)
-    if not (path / "cells").is_dir():
-        raise ValueError(
-            f"expected a store with records at {name} or {RUNS / name}, found none; "
-            f"`stitchbench run {name}` makes one"
-        )
-    return store
 
 
 def selection(command: F) -> F:
@@ -192,7 +176,7 @@ def _folder(out: Path, task: str, tasks: Sized) -> Path:
 @careful
 def table(store: str, out: Path | None) -> None:
     """Print the tables of STORE, a folder or the name of a suite that was run."""
-    found = _store_of(store)
+    found = store_of(store)
     print_table(found)
     if out is not None:
         from bench.frame import failures  # noqa: PLC0415
@@ -219,7 +203,7 @@ def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
     from bench.report import plots  # noqa: PLC0415
     from bench.report.views import VIEWS, by_task  # noqa: PLC0415
 
-    tasks = by_task(_store_of(store).latest().values())
+    tasks = by_task(store_of(store).latest().values())
     for task, mine in tasks.items():
         for name, figure in VIEWS[task].draw(VIEWS[task].tidy(mine), x, y, by).items():
             for path in plots.save(figure, _folder(out, task, tasks), name):
@@ -235,7 +219,7 @@ def report(store: str, out: Path | None) -> None:
     from bench.frame import failures  # noqa: PLC0415
     from bench.report.views import VIEWS, by_task  # noqa: PLC0415
 
-    found = _store_of(store)
+    found = store_of(store)
     tasks, out = by_task(found.latest().values()), out or found.path / "report"
     shown = [(task, VIEWS[task].tidy(mine), failures(mine)) for task, mine in tasks.items()]
     if all(frame.empty for _, frame, _ in shown):
@@ -257,7 +241,7 @@ def rescore(store: str, judge: str, device: str) -> None:
     """Add a judge to the kept samples of STORE, without generating again."""
     from bench.rescore import rescore as scored  # noqa: PLC0415 - imports torch
 
-    found = _store_of(store)
+    found = store_of(store)
     kept = dict(scored(found, judge, device))
     click.echo(
         f"{sum(kept.values())} of {len(kept)} cells scored; the others kept no samples "

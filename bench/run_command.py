@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import click
 
 from bench.careful import careful
-from bench.commands import RUNS, planned, print_table, selection
+from bench.commands import planned, print_table, selection
 from bench.limits import Limits, memory, seconds
 from bench.progress import narrator
 from bench.statuses import GOOD, RERUNS
 from bench.store import Store
+from bench.stores import RUNS
 
 F = TypeVar("F", bound=Callable[..., Any])
 SUMMARY = {
