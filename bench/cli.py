@@ -22,11 +22,14 @@ COMMANDS = {
     "world": "make a world's networks, and examine them",
     "stitch": "make a value model: search where to stitch, then finetune",
     "test": "check a value estimator against the contract",
+    "schema": "print the JSON Schema of a suite or a record",
 }
+EXPLAINING = ("schema",)
 ELSEWHERE = {
     "run": "bench.run_command",
     "world": "bench.world_commands",
     "stitch": "bench.stitch_commands",
+    **dict.fromkeys(EXPLAINING, "bench.inspect_commands"),
 }
 
 
