@@ -23,8 +23,9 @@ COMMANDS = {
     "stitch": "make a value model: search where to stitch, then finetune",
     "test": "check a value estimator against the contract",
     "schema": "print the JSON Schema of a suite or a record",
+    "doctor": "examine this machine",
 }
-EXPLAINING = ("schema",)
+EXPLAINING = ("schema", "doctor")
 ELSEWHERE = {
     "run": "bench.run_command",
     "world": "bench.world_commands",
