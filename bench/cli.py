@@ -18,6 +18,9 @@ COMMANDS = {
     "table": "print and write the tables of a store",
     "plot": "draw two columns of a store against each other",
     "report": "write the page, tables and plots of a store",
+    "status": "show how a store stands and who runs it",
+    "show": "show one cell and every attempt at it",
+    "compare": "compare the cells that two stores share, and guard them by gates",
     "rescore": "add a judge to the kept samples of a store",
     "world": "make a world's networks, and examine them",
     "stitch": "make a value model: search where to stitch, then finetune",
@@ -25,7 +28,7 @@ COMMANDS = {
     "schema": "print the JSON Schema of a suite or a record",
     "doctor": "examine this machine",
 }
-EXPLAINING = ("schema", "doctor")
+EXPLAINING = ("status", "show", "compare", "schema", "doctor")
 ELSEWHERE = {
     "run": "bench.run_command",
     "world": "bench.world_commands",
@@ -73,7 +76,6 @@ class Lazy(click.Group):
 def cli() -> None:
     """Judge value estimators for diffusion alignment: bias, cost, and where to trust which.
 
-    Exit codes: 0 all went well, 1 some cells failed, 2 bad input, 3 nothing succeeded, 4 a gate
     failed, 130 interrupted (finished cells are kept).
     """
 

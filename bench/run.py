@@ -24,6 +24,7 @@ from bench.cell import Cell
 from bench.child import Exit, last_line
 from bench.limits import Limits
 from bench.owner import Owner
+from bench.planned import keep
 from bench.stale import stale
 from bench.statuses import GOOD, RERUNS, Status, of_exit
 from bench.store import RECORD, Store
@@ -153,6 +154,7 @@ def run(
     with closing(_backend(how, announce)) as backend, _asked(announce) as asked:
         runner = _Runner(store, how, backend, asked, tell, counts, deque(missing))
         try:
+            keep(store.path, [cell.id for cell in cells])
             runner.run()
         except OSError as error:
             raise ValueError(
