@@ -1,6 +1,13 @@
 """The mean over clusters, with an interval by Student's t or by the BCa bootstrap.
 
-Efron, 1987, Better bootstrap confidence intervals, JASA 82:171-185.
+Efron, 1987, Better bootstrap confidence intervals, JASA 82:171-185.  Resamples of n numbers spread
+as if s had n and not n - 1 in it, and BCa reads its percentiles off the normal where the mean of n
+numbers calls for t: at n = 50 it covers 92 to 94 % for 95 %.  So it is asked for the wider level
+
+    2 Phi(sqrt(n / (n - 1)) t_{n-1}) - 1
+
+(Hesterberg, 2015, What teachers should know about the bootstrap, The American Statistician
+69:371-386, there of percentile intervals), 95.8 % at n = 50 for 95 %.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -102,11 +109,17 @@ def _bca_ends(x: Array, confidence: float) -> tuple[float, float]:
         np.mean,
         n_resamples=RESAMPLES,
         batch=RESAMPLES_AT_ONCE,
-        confidence_level=confidence,
+        confidence_level=_expanded(confidence, x.size),
         method="BCa",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
     return float(ends.low), float(ends.high)
+
+
+def _expanded(confidence: float, n: int) -> float:
+    """The level at which the bootstrap of n numbers covers with the confidence asked for."""
+    quantile = np.sqrt(n / (n - 1)) * t_quantile((1 + confidence) / 2, n - 1)
+    return 2 * float(scipy.special.ndtr(quantile)) - 1
 
 
 ENDS: dict[str, Callable[[Array, float], tuple[float, float]]] = {"t": t_ends, "bca": _bca_ends}
