@@ -9,14 +9,18 @@ averaged first (`cluster_means`) and every function below takes one number per c
     two methods    the same on their differences, cluster by cluster
 
 and a difference is clear when its interval excludes 0 and its p, Holm-adjusted within its table,
-is small; two intervals side by side say nothing.
+is small; two intervals side by side say nothing.  Of times the cluster is the process
+(`processes`).
 
 Missing numbers (NaN or None) are left out and the count says how many remain.  What the data
 cannot give, such as the interval of a single number, is NaN; a wrong call raises ValueError.
 """
 
 from bench.stats.comparisons import Paired, holm, minimum_detectable_difference, paired
+from bench.stats.improvement import improvement_interval, unpaired_improvement_interval
 from bench.stats.means import Interval, cluster_means, mean_interval
+from bench.stats.processes import process_log_ratios, process_ratio_interval, rms_interval
+from bench.stats.quartiles import iqm_interval
 from bench.stats.ranks import median_interval
 from bench.stats.ratios import log_ratio_interval, ratio_interval
 from bench.stats.shares import share_interval
@@ -30,12 +34,18 @@ __all__ = [
     "Paired",
     "cluster_means",
     "holm",
+    "improvement_interval",
+    "iqm_interval",
     "log_ratio_interval",
     "mean_interval",
     "median_interval",
     "minimum_detectable_difference",
     "paired",
+    "process_log_ratios",
+    "process_ratio_interval",
     "ratio_interval",
+    "rms_interval",
     "share_interval",
     "slope_interval",
+    "unpaired_improvement_interval",
 ]

@@ -36,7 +36,8 @@ def ratio_interval(a: Numbers, b: Numbers, confidence: float = 0.95) -> Interval
 def log_ratio_interval(a: Numbers, b: Numbers, confidence: float = 0.95) -> Interval:
     """The geometric mean of paired ratios a / b, such as a speedup from paired times.
 
-    A t interval on log a - log b, exponentiated.
+    A t interval on log a - log b, exponentiated.  Calls in one process share whatever is
+    particular to it: over several processes, `process_ratio_interval`.
 
     Args:
         a: Positive numbers, (n,).
