@@ -22,6 +22,7 @@ COMMANDS = {
     "show": "show one cell and every attempt at it",
     "compare": "compare the cells that two stores share, and guard them by gates",
     "rescore": "add a judge to the kept samples of a store",
+    "calibrate": "measure by how much two equal methods differ on this machine",
     "world": "make a world's networks, and examine them",
     "stitch": "make a value model: search where to stitch, then finetune",
     "test": "check a value estimator against the contract",
@@ -31,6 +32,7 @@ COMMANDS = {
 EXPLAINING = ("status", "show", "compare", "schema", "doctor")
 ELSEWHERE = {
     "run": "bench.run_command",
+    "calibrate": "bench.calibrate_command",
     "world": "bench.world_commands",
     "stitch": "bench.stitch_commands",
     **dict.fromkeys(EXPLAINING, "bench.inspect_commands"),

@@ -149,12 +149,13 @@ def plan(suite: str, store: Path | None, **options: Any) -> None:
 def print_table(store: Store, cells: set[str] | None = None) -> None:
     """The text tables of a store's ok cells, and what could not be shown."""
     from bench.frame import failures  # noqa: PLC0415 - imports pandas
+    from bench.noise_floor import with_floor  # noqa: PLC0415
     from bench.report.views import VIEWS, by_task  # noqa: PLC0415
 
     records = [r for r in store.latest().values() if cells is None or r["id"] in cells]
     columns = max(NARROW, min(shutil.get_terminal_size().columns, WIDE))
     for task, mine in by_task(records).items():
-        frame, failed = VIEWS[task].tidy(mine), failures(mine)
+        frame, failed = with_floor(VIEWS[task].tidy(mine), store), failures(mine)
         if not frame.empty:
             click.echo(VIEWS[task].text(frame, failed, columns))
         for failure in failed:
@@ -180,11 +181,13 @@ def table(store: str, out: Path | None) -> None:
     print_table(found)
     if out is not None:
         from bench.frame import failures  # noqa: PLC0415
+        from bench.noise_floor import with_floor  # noqa: PLC0415
         from bench.report.views import VIEWS, by_task  # noqa: PLC0415
 
         tasks = by_task(found.latest().values())
         for task, mine in tasks.items():
-            folder, frame = _folder(out, task, tasks), VIEWS[task].tidy(mine)
+            folder = _folder(out, task, tasks)
+            frame = with_floor(VIEWS[task].tidy(mine), found)
             for path in VIEWS[task].tables(frame, folder, failures(mine)):
                 click.echo(path)
 
@@ -217,11 +220,15 @@ def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
 def report(store: str, out: Path | None) -> None:
     """Write the page of STORE, which opens from the file, with its tables and plots."""
     from bench.frame import failures  # noqa: PLC0415
+    from bench.noise_floor import with_floor  # noqa: PLC0415
     from bench.report.views import VIEWS, by_task  # noqa: PLC0415
 
     found = store_of(store)
     tasks, out = by_task(found.latest().values()), out or found.path / "report"
-    shown = [(task, VIEWS[task].tidy(mine), failures(mine)) for task, mine in tasks.items()]
+    shown = [
+        (task, with_floor(VIEWS[task].tidy(mine), found), failures(mine))
+        for task, mine in tasks.items()
+    ]
     if all(frame.empty for _, frame, _ in shown):
         raise ValueError(f"expected at least one measured cell in {found.path}, got none")
     for task, frame, failed in shown:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.frame import provenance, spread
-from bench.report import drawing, numbers
+from bench.report import drawing, floor, numbers
 from bench.report.claims import PAPER, Claim
 from bench.report.evidence import Evidence
 from bench.report.facets import Facet
@@ -22,6 +22,7 @@ SEARCH_TARGET = 1.5  # of its feature pass
 VALUE_TARGET = 0.3  # of Tweedie's
 CHEAP = ("stitched", "cheap")  # build and pick of the value model as it would be used
 PASSES = "probe and held-out"  # in the name of the pass that sees what the search sees
+TIMED = ("stitching", "searches", "steps", "values", "gradients")  # tables that hold times
 ASKED = {"value": "value", "gradient": "value and gradient"}
 
 
@@ -139,7 +140,7 @@ def tables(facet: Facet) -> list[Table]:
         *(Table(f"{what}s", f"A {title} beside Tweedie's", "Null prompt, full decoder.",
                 _listed(rows[rows["what"] == what])) for what, title in ASKED.items()),
     ]  # fmt: skip
-    return [table for table in made if len(table.frame)]
+    return floor.under((table for table in made if len(table.frame)), TIMED, rows)
 
 
 def stitching(rows: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from bench.report import (
     certainty,
     claims,
     facets,
+    floor,
     glossary,
     html,
     pictures,
@@ -136,6 +137,7 @@ def _facet(facet: Facet, drawn: Mapping[str, Any]) -> dict[str, Any]:
         "sentence": answer.sentence(trust.trust(facet.frame), constants),
         "trust": tables.trust_table(facet.frame),
         "values": tables.value_table(facet.frame, facet.failures),
+        "floor": floor.note(facet.frame),
         "key": sorted((i for i in images if i["name"] in KEY), key=lambda i: KEY.index(i["name"])),
         "more": [image for image in images if image["name"] not in KEY],
     }

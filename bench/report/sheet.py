@@ -24,12 +24,16 @@ WIDE = 6.0  # inches: from there on a figure takes the width of the page
 
 
 class Table(NamedTuple):
-    """A table as text: its file's name, a title, and what to know when reading it."""
+    """A table as text: its file's name, a title, and what to know when reading it.
+
+    `floor` is the noise floor of its times, where it has any.
+    """
 
     name: str
     title: str
     note: str
     frame: pd.DataFrame
+    floor: str = ""
 
 
 class Drawn(NamedTuple):
@@ -98,10 +102,9 @@ def text(sheet: Sheet, frame: pd.DataFrame, failures: Failures, width: int) -> s
     parts = []
     for facet in sheet.split(frame, failures):
         parts += [facet.title, *sheet.answer(facet)]
-        parts += [
-            f"{table.title}\n{table.frame.to_string(index=False, line_width=width)}"
-            for table in sheet.tables(facet)
-        ]
+        for table in sheet.tables(facet):
+            body = table.frame.to_string(index=False, line_width=width)
+            parts.append(f"{table.title}\n{body}\n{table.floor}".rstrip("\n"))
     return "\n\n".join(parts) + "\n" if parts else "no results\n"
 
 
@@ -117,8 +120,9 @@ def write_tables(
             name = f"{facet.slug}-{table.name}"
             title = f"{facet.title}: {table.title}"
             body = markdown(table.frame)
-            files[f"{name}.md"] = f"## {title}\n\n{table.note}\n\n{body}"
-            files[f"{name}.tex"] = latex(table.frame, title)
+            floor = table.floor and f"\n{table.floor}\n"
+            files[f"{name}.md"] = f"## {title}\n\n{table.note}\n\n{body}{floor}"
+            files[f"{name}.tex"] = latex(table.frame, title, table.floor)
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
     return [folder / name for name in files]

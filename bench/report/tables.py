@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.report import certainty, numbers, trust
+from bench.report import certainty, floor, numbers, trust
 from bench.report.estimators import order
 from bench.report.facets import Facet, split
 from bench.report.numbers import MISSING
@@ -45,6 +45,7 @@ TEX_PARTS = {  # a page is narrower than the table
         "Spearman", "pairwise", "regret", "gradient cosine", "time per value", "peak memory",
     ),
 }  # fmt: skip
+TIMED = "time per value"
 REASON = 60  # characters of a failure's reason in a table; a report lists it whole
 
 
@@ -111,10 +112,10 @@ def text(frame: pd.DataFrame, failures: Failures = (), width: int = 100) -> str:
     parts = [_block(facet, width) for facet in split(frame, failures)]
     note = (
         "RMSE \u00b1 95 %; * lowest, ~ as good (not clearly worse, within a quarter); "
-        "time per value"
+        f"time per value.\n{floor.note(frame)}"
     )
     if len(frame) and (frame["isolation"] == "inline").any():
-        note += ";\ntimes are indicative: one warm process for all cells"
+        note += "\nTimes are indicative: one warm process for all cells."
     return "\n\n".join([*parts, note]) + "\n" if parts else "no results\n"
 
 
@@ -132,7 +133,9 @@ def write(frame: pd.DataFrame, folder: Path, failures: Failures = ()) -> list[Pa
         "values.md": _document(facets, lambda f: markdown(value_table(f.frame, f.failures))),
         "trust.md": _document(facets, lambda f: markdown(trust_table(f.frame))),
         "values.tex": "\n".join(_tex(facet) for facet in facets),
-        "trust.tex": "\n".join(latex(trust_table(f.frame), f.title) for f in facets),
+        "trust.tex": "\n".join(
+            latex(trust_table(f.frame), f.title, floor.note(f.frame)) for f in facets
+        ),
     }
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
@@ -140,14 +143,18 @@ def write(frame: pd.DataFrame, folder: Path, failures: Failures = ()) -> list[Pa
 
 
 def _document(facets: Iterable[Facet], table: Callable[[Facet], str]) -> str:
-    return "\n".join(f"## {f.title}\n\n{f.about}\n\n{table(f)}" for f in facets)
+    return "\n".join(
+        f"## {f.title}\n\n{f.about}\n\n{table(f)}\n{floor.note(f.frame)}\n" for f in facets
+    )
 
 
 def _tex(facet: Facet) -> str:
     table, parts = value_table(facet.frame, facet.failures), []
     for part, columns in TEX_PARTS.items():
         rows = table if "RMSE" in columns else table[table["estimator"] != certainty.FLOOR]
-        parts.append(latex(rows[["sigma", "estimator", *columns]], f"{facet.title}: {part}"))
+        beneath = floor.note(facet.frame) if TIMED in columns else ""
+        title = f"{facet.title}: {part}"
+        parts.append(latex(rows[["sigma", "estimator", *columns]], title, beneath))
     return "\n".join(parts)
 
 

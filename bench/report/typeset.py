@@ -19,8 +19,14 @@ def markdown(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(_pipe_safe(text) for text in line)} |\n" for line in lines)
 
 
-def latex(table: pd.DataFrame, caption: str) -> str:
-    """A booktabs table, a rule between noise levels; `booktabs` and `textcomp` are needed."""
+def latex(table: pd.DataFrame, caption: str, note: str = "") -> str:
+    """A booktabs table, a rule between noise levels; `booktabs` and `textcomp` are needed.
+
+    Args:
+        table: Its cells, as text.
+        caption: Above it.
+        note: A line below it, where there is one.
+    """
     body: list[str] = []
     for line in _once(table):
         rule = r"\midrule" + "\n" if line[0] and body else ""
@@ -36,6 +42,7 @@ def latex(table: pd.DataFrame, caption: str) -> str:
         *body,
         r"\bottomrule",
         r"\end{tabular}",
+        *([rf"\par\smallskip{{\footnotesize {tex_safe(note)}\par}}"] if note else []),
         r"\end{table}",
         "",
     ])  # fmt: skip

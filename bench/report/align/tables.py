@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bench.meter import STAGES
-from bench.report import numbers
+from bench.report import floor, numbers
 from bench.report.align import insight, saving
 from bench.report.align.frame import PLAIN_STAGE, STAGE, judged, staged, unsteered_of
 from bench.report.facets import REWARDS, Facet
@@ -16,6 +16,7 @@ from bench.report.sheet import Table
 from bench.stats import Paired, holm, mean_interval, paired
 
 ALPHA = 0.05
+TIMED = ("methods", "steps", "stages", "saving")  # tables that hold times
 COMPARED = {"target": "target reward", "pick": "held-out judge", "correct": "shows the prompt"}
 OTHERS = {"clip": "CLIP", "aesthetic": "aesthetic", "hps": "HPS", "pick": "held-out judge (Pick)"}
 
@@ -70,7 +71,7 @@ def tables(facet: Facet) -> list[Table]:
               "Outside the measured range there is no number.", saving.listed(rows)),
         *paper(facet),
     ]  # fmt: skip
-    return [table for table in made if len(table.frame)]
+    return floor.under((table for table in made if len(table.frame)), TIMED, rows)
 
 
 def methods(rows: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.report import numbers
+from bench.report import floor, numbers
 from bench.report.facets import Facet
 from bench.report.paper import printed
 from bench.report.sheet import Table
@@ -14,6 +14,7 @@ from bench.report.train.reach import level, reached
 from bench.stats import Paired, holm, mean_interval, paired
 
 ALPHA = 0.05
+TIMED = ("methods", "reach", "steps")  # tables that hold times
 SHOWN = {"target": ("target reward", 1.0), "correct": ("shows the prompt, points", 100.0),
          "pick": ("held-out judge", 1.0)}  # fmt: skip
 OTHERS = {"clip": "CLIP", "hps": "HPS", "aesthetic": "aesthetic"}
@@ -46,7 +47,7 @@ def tables(facet: Facet) -> list[Table]:
               "Short runs, judged at their end on tune prompts.", tuning(rows)),
         *paper(facet),
     ]  # fmt: skip
-    return [table for table in made if len(table.frame)]
+    return floor.under((table for table in made if len(table.frame)), TIMED, rows)
 
 
 def start(rows: pd.DataFrame, of: pd.Series) -> pd.DataFrame:
