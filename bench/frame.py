@@ -2,9 +2,10 @@
 
 Columns: `cell attempt suite quick isolation`; the coordinates; `estimator.<setting>` and
 `world.<setting>`; `sigma`, `target`, `estimand`, `realises`; each metric with `_lo`, `_hi` and
-`_by_prompt`; `rmse`, `rmse_centred`, `rmse_realised` and `skill`; where the truth is an average
-itself, its effective `truth_members` and `truth_floor`, the RMSE it adds to everyone's; seconds,
-peak bytes and calls per value; provenance.
+`_by_prompt`; `rmse`, `rmse_centred`, `rmse_realised` and `skill`; `rmse_iqm`, the RMSE over the
+middle half of prompts; `won`, the probability that the squared error on a prompt is below the
+constant's; where the truth is an average itself, its effective `truth_members` and `truth_floor`,
+the RMSE it adds to everyone's; seconds, peak bytes and calls per value; provenance.
 """
 
 import warnings
@@ -17,8 +18,8 @@ import pandas as pd
 
 from bench.cell import Task
 from bench.metrics import METRICS
-from bench.metrics.value import rmse, skill
-from bench.stats import Interval, mean_interval, median_interval
+from bench.metrics.value import middle_rmse, rmse, skill
+from bench.stats import Interval, improvement_interval, mean_interval, median_interval
 from bench.store import Store
 
 FACET = ["suite", "world", "reward", "latents", "pairing", "group", "grid", "variant", "estimand"]
@@ -136,7 +137,8 @@ def _figures(metrics: dict[str, list[float | None] | None]) -> dict[str, Any]:
     for name, of in ROOTS.items():
         x = found[f"{of}_by_prompt"]
         found |= spread(name, None if x is None else rmse(x))
-    return found
+    mse = found["mse_by_prompt"]
+    return found | spread("rmse_iqm", None if mse is None else middle_rmse(mse))
 
 
 def spread(name: str, interval: Interval | None) -> dict[str, float]:
@@ -146,7 +148,7 @@ def spread(name: str, interval: Interval | None) -> dict[str, float]:
 
 
 def _with_skill(frame: pd.DataFrame) -> pd.DataFrame:
-    """Skill against the constant at the same latents: 1 - MSE / MSE(constant)."""
+    """Skill against the constant at the same latents, 1 - MSE / MSE(constant), and `won`."""
     constants = {
         (*row[FACET], row["z_digest"]): row["mse_by_prompt"]
         for _, row in frame[frame["estimator_build"] == "constant"].iterrows()
@@ -155,5 +157,9 @@ def _with_skill(frame: pd.DataFrame) -> pd.DataFrame:
     for _, row in frame.iterrows():
         of = constants.get((*row[FACET], row["z_digest"]))
         mse = row["mse_by_prompt"]
-        found.append(spread("skill", None if of is None or mse is None else skill(mse, of)))
+        both = of is not None and mse is not None
+        found.append(
+            spread("skill", skill(mse, of) if both else None)
+            | spread("won", improvement_interval(-mse, -of) if both else None)
+        )
     return pd.concat([frame, pd.DataFrame(found, index=frame.index)], axis=1)

@@ -1,12 +1,17 @@
 """Interquartile mean, probability of improvement and times over processes, against scipy."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as reference
 
 from bench import stats
+from bench.frame import spread
+from bench.metrics.value import middle_rmse
+from bench.report import numbers
+from bench.report.align.aggregates import aggregates
 
 SMALL = settings(max_examples=50, deadline=None)
 NUMBER = st.integers(-5, 5).map(float)  # few values: ties
@@ -150,3 +155,57 @@ def test_spread_about_zero():
     assert got == pytest.approx((0.25, lo, hi, 4))
     assert stats.rms_interval([0.0, 0.0])[:3] == (0, 0, 0)
     assert np.isnan(stats.rms_interval([]).mean)
+
+
+# in tables
+
+
+def steered(name, phase, target, **others):
+    """A row of the align task's frame."""
+    return {
+        "cell": others.pop("cell", name),
+        "method": name,
+        "phase": phase,
+        "algorithm_build": "guide",
+        "estimator_build": name,
+        "target_by_prompt": np.array(target),
+        **spread("target", stats.mean_interval(target)),
+        **spread("target_iqm", stats.iqm_interval(target)),
+    } | others
+
+
+def test_steered_methods_by_aggregates():
+    plain = np.linspace(0, 1, 40)
+    stitched = plain + np.where(np.arange(40) < 30, 0.1, -0.1)
+    tweedie = stitched + np.where(np.arange(40) < 4, 9.0, -0.01)
+    rows = pd.DataFrame([
+        steered("none", "unsteered", plain, algorithm_build="sample"),
+        *(steered(name, phase, x) for name, y in (("stitched", stitched), ("tweedie", tweedie))
+          for phase, x in (("unsteered", plain), ("eval", y))),
+    ])  # fmt: skip
+    shown = aggregates(rows, "stitched").set_index("method")
+    assert list(shown.index) == ["none", "stitched", "tweedie"]
+    assert shown.loc["stitched", "beats unsteered"].startswith("75 [")  # 30 of 40
+    assert shown.loc["tweedie", "beats stitched"].startswith("10 [")  # 4 of 40, by far
+    assert {*shown.loc["none", ["beats unsteered"]], shown.loc["stitched", "beats stitched"]} == {
+        numbers.MISSING
+    }
+    mean, middle = (
+        float(shown.loc["tweedie", c].split()[0]) for c in ("mean", "interquartile mean")
+    )
+    assert mean == pytest.approx(tweedie.mean(), abs=0.1)
+    assert middle == pytest.approx(reference.trim_mean(tweedie, 0.25), abs=0.1)
+    assert mean > middle + 0.5
+    assert list(aggregates(rows, None).columns) == [
+        "method", "mean", "interquartile mean", "beats unsteered"
+    ]  # fmt: skip
+
+
+def test_middle_rmse_is_not_moved_by_a_few_prompts():
+    mse = rng().exponential(size=40)
+    worse = mse.copy()
+    worse[np.argsort(mse)[-3:]] = 1e6
+    assert middle_rmse(worse) == middle_rmse(mse)
+    assert middle_rmse(mse).mean ** 2 == pytest.approx(stats.iqm_interval(mse).mean)
+    with pytest.raises(ValueError, match="expected mean squared errors of at least 0, got -1"):
+        middle_rmse(np.array([1.0, -1.0]))

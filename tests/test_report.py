@@ -31,7 +31,7 @@ from bench.report import (
     typeset,
 )
 from bench.report.labels import apart
-from bench.stats import mean_interval
+from bench.stats import improvement_interval, mean_interval
 from bench.store import Store
 
 SIGMAS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -67,7 +67,9 @@ def measured(value, facet, sigma, cosine=None):
     for name, of in ROOTS.items():
         found |= spread(name, rmse(found[f"{of}_by_prompt"]))
     constant = ((truth.mean(axis=(1, 2), keepdims=True) - truth) ** 2).mean(axis=(1, 2))
-    return found | spread("skill", skill(found["mse_by_prompt"], constant))
+    mse = found["mse_by_prompt"]
+    won = improvement_interval(-mse, -constant)
+    return found | spread("skill", skill(mse, constant)) | spread("won", won)
 
 
 def spread(name, interval):

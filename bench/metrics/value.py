@@ -20,13 +20,14 @@ every estimator.  A metric whose reference is missing is None; a missing (NaN) n
 prompts that hold it NaN.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 import scipy  # loads scipy.stats, a slow import, at its first use and not here
 
-from bench.stats import Interval, mean_interval, ratio_interval
+from bench.stats import Interval, iqm_interval, mean_interval, ratio_interval
 
 Array = npt.NDArray[np.float64]
 
@@ -207,9 +208,25 @@ def rmse(mse: Array) -> Interval:
     Raises:
         ValueError: if some MSE is negative.
     """
+    return _root(mse, mean_interval)
+
+
+def middle_rmse(mse: Array) -> Interval:
+    """Root of the mean MSE over the middle half of prompts: below `rmse` where a few are far off.
+
+    Args:
+        mse: The estimator's MSE, (P,).
+
+    Raises:
+        ValueError: if some MSE is negative.
+    """
+    return _root(mse, iqm_interval)
+
+
+def _root(mse: Array, average: Callable[[Array], Interval]) -> Interval:
     if (np.asarray(mse) < 0).any():
         raise ValueError(f"expected mean squared errors of at least 0, got {np.nanmin(mse)}")
-    mean = mean_interval(mse)
+    mean = average(mse)
     root, lo, hi = np.sqrt(np.maximum(mean[:3], 0)).tolist()
     return Interval(root, lo, hi, mean.n)
 

@@ -73,6 +73,9 @@ DERIVED = {
     "between latents of a prompt.",
     "skill": "1 - MSE / MSE(constant): 1 is the truth, 0 no better than the prompt's mean, "
     "negative worse than that.",
+    "prompts won": "Share of prompts on which the squared error is below the constant's, ties "
+    "half: the probability of improvement on it (Agarwal et al., 2021, arXiv:2108.13264), with "
+    "Wilson's interval. A few prompts that are far off cannot move it.",
     "time per value": "Median seconds per latent in a batch.",
     "cost / Tweedie": "Time per value over Tweedie's at the same noise level.",
     "as good, but dearer": "Estimators not clearly worse than the one of lowest RMSE, and at "

@@ -75,6 +75,11 @@ def scaled(row: Row, metric: str, scale: float) -> str:
     return interval(mean, lo, hi)
 
 
+def percent(row: Row, metric: str) -> str:
+    """A share in per cent, `62 [54, 70] %`, or a dash where missing."""
+    return MISSING if math.isnan(row[metric]) else f"{scaled(row, metric, 100)} %"
+
+
 def seconds(x: float | None) -> str:
     """A duration: 12 us, 3.4 ms, 5.6 s."""
     if x is None or math.isnan(x):

@@ -28,6 +28,7 @@ SHOWN: dict[str, Callable[[Row], str]] = {  # heading to text of a row
     "RMSE": lambda row: numbers.of(row, "rmse"),
     "offset-free RMSE": lambda row: numbers.plain(row["rmse_centred"]),
     "skill": lambda row: numbers.of(row, "skill", 3),
+    "prompts won": lambda row: numbers.percent(row, "won"),
     "Spearman": lambda row: numbers.fixed(row["spearman"]),
     "pairwise": lambda row: numbers.fixed(row["pairwise"]),
     "regret": lambda row: numbers.plain(row["regret"], 2),

@@ -3,9 +3,10 @@
 Columns: `cell attempt suite ...`; the coordinates; `estimator_build`, `estimator.<setting>` and
 `algorithm.<setting>`; `phase` (unsteered tune, unsteered, tune, eval, cost); `strength`, `lam`,
 the `spread` whose inverse is the unit of strengths; `chosen` and `interior` of trials; all metrics
-with `_lo`, `_hi` and `_by_prompt`; `seconds` a sample and `calls_<kind>`; of timed steps `batch`,
-`step_seconds`, ratios `over_unsteered` and `over_classic` with intervals, those of FLOPs and of
-peak bytes, and `stage_<stage>`, the seconds of a stage over those of an unsteered step.
+with `_lo`, `_hi` and `_by_prompt`, and their interquartile means, `_iqm`; `seconds` a sample and
+`calls_<kind>`; of timed steps `batch`, `step_seconds`, ratios `over_unsteered` and `over_classic`
+with intervals, those of FLOPs and of peak bytes, and `stage_<stage>`, the seconds of a stage over
+those of an unsteered step.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bench.frame import latest, provenance, spread
-from bench.stats import log_ratio_interval, mean_interval, median_interval
+from bench.stats import iqm_interval, log_ratio_interval, mean_interval, median_interval
 
 CLASSIC = "classic DPS"
 STAGE, PLAIN_STAGE = "stage_", "unsteered_stage_"
@@ -112,6 +113,7 @@ def _metrics(row: dict[str, Any]) -> dict[str, Any]:
         numbers = np.array(x, dtype=float)
         found[f"{name}_by_prompt"] = numbers
         found |= spread(name, mean_interval(numbers))
+        found |= spread(f"{name}_iqm", iqm_interval(numbers))
     return found
 
 

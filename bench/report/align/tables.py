@@ -9,6 +9,7 @@ import pandas as pd
 from bench.meter import STAGES
 from bench.report import floor, numbers
 from bench.report.align import insight, saving
+from bench.report.align.aggregates import aggregates
 from bench.report.align.frame import PLAIN_STAGE, STAGE, judged, staged, unsteered_of
 from bench.report.facets import REWARDS, Facet
 from bench.report.paper import printed
@@ -42,6 +43,12 @@ def tables(facet: Facet) -> list[Table]:
               "Method minus reference; clear where the Holm-adjusted p over this table is below "
               "0.05. Detectable: the difference that these prompts would show four times in "
               "five.", against(rows)),
+        Table("aggregates", "Target reward, by aggregates that a few prompts cannot move",
+              "Interquartile mean: of the middle half of prompts, with an interval from 30 on. "
+              "Beats: the share of prompts on which a method has the higher target reward, from "
+              "the same noise, ties half (probability of improvement, Agarwal et al., 2021, "
+              "arXiv:2108.13264); at half, neither is better.",
+              aggregates(rows, reference(rows))),
         Table("steps", "A guided step beside an unsteered one, and beside classic DPS",
               "Timed in turns in one process; classic DPS: Tweedie through frozen weights, its "
               "velocity the sampler's own. Memory: live tensors above weights and inputs.",
