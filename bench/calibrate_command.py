@@ -42,7 +42,7 @@ def calibrate(stores: tuple[str, ...], **options: Any) -> None:
     from bench.calibration import calibrate as measured  # noqa: PLC0415
     from bench.noise_floor import appraised, keep, read  # noqa: PLC0415 - imports pandas
     from bench.report.floor import sentence  # noqa: PLC0415
-    from bench.report.numbers import seconds  # noqa: PLC0415
+    from bench.report.numbers import of, seconds  # noqa: PLC0415
 
     folders = [_folder(name) for name in stores]
     for folder in folders:
@@ -50,7 +50,10 @@ def calibrate(stores: tuple[str, ...], **options: Any) -> None:
     with click.progressbar(length=options["processes"], label="processes") as bar:
         found = appraised(measured(**options, tell=lambda _: bar.update(1)))
     for name, part in found["workloads"].items():
-        click.echo(f"{name:8} {seconds(part['call_seconds'])} a call: {sentence(part)}")
+        click.echo(
+            f"{name:8} {seconds(part['call_seconds'])} a call: {sentence(part)}; "
+            f"over all processes {of(part, 'ratio')} times as long"
+        )
     click.echo(
         f"a winner was declared in {found['winners']} of {found['comparisons']} comparisons of a "
         f"method with itself; 5 % are expected"

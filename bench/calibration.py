@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-PROCESSES, CALLS = 10, 10
+PROCESSES, CALLS = 10, 20
 FEWEST = 3  # of either: with fewer, a spread is hardly known
 BATCH, SIGMA = 2, 0.5  # of the latents that are asked about
 
@@ -104,7 +104,7 @@ def _workloads(world: str, device: str) -> dict[str, dict[str, Callable[[], Any]
     from bench.worlds import WORLDS  # noqa: PLC0415
     from stitchvm.value import value_and_gradient  # noqa: PLC0415
 
-    asked = {"value": value, "gradient": value_and_gradient}
+    asked: dict[str, Callable[..., Any]] = {"value": value, "gradient": value_and_gradient}
     calls: dict[str, dict[str, Callable[[], Any]]] = {name: {} for name in asked}
     for arm in ("first", "second"):
         made = resolve(world, WORLDS, "world")(device=device)

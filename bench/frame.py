@@ -157,9 +157,9 @@ def _with_skill(frame: pd.DataFrame) -> pd.DataFrame:
     for _, row in frame.iterrows():
         of = constants.get((*row[FACET], row["z_digest"]))
         mse = row["mse_by_prompt"]
-        both = of is not None and mse is not None
-        found.append(
-            spread("skill", skill(mse, of) if both else None)
-            | spread("won", improvement_interval(-mse, -of) if both else None)
-        )
+        if of is None or mse is None:
+            found.append(spread("skill", None) | spread("won", None))
+        else:
+            won = improvement_interval(-mse, -of)
+            found.append(spread("skill", skill(mse, of)) | spread("won", won))
     return pd.concat([frame, pd.DataFrame(found, index=frame.index)], axis=1)

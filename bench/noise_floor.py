@@ -13,6 +13,7 @@ every machine, device and number of threads that was calibrated.
 import json
 import math
 import os
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,14 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from bench.stats import Interval, log_ratio_interval, process_log_ratios, rms_interval
+from bench.frame import spread
+from bench.stats import (
+    Interval,
+    log_ratio_interval,
+    process_log_ratios,
+    process_ratio_interval,
+    rms_interval,
+)
 from bench.store import Store
 
 FILE, SCHEMA = "calibration.json", 1
@@ -58,7 +66,7 @@ def floor(seconds: list[list[float]], others: list[list[float]]) -> Interval:
 
 def clear(ratio: Interval) -> bool:
     """Whether a comparison declares a winner, as timing tables do: its interval excludes 1."""
-    return not ratio.lo <= 1 <= ratio.hi
+    return ratio.lo > 1 or ratio.hi < 1
 
 
 def winners(seconds: list[list[float]], others: list[list[float]]) -> int:
@@ -70,16 +78,17 @@ def winners(seconds: list[list[float]], others: list[list[float]]) -> int:
 def appraised(measured: dict[str, Any]) -> dict[str, Any]:
     """A calibration as it is kept: what `calibrate` measured, and what it comes to.
 
-    By workload the floor, the median seconds of a call and how many comparisons declared a winner;
-    over all of them the largest floor, and the sum of comparisons.
+    By workload the floor, the ratio of both arms over all processes, the median seconds of a call,
+    and how many comparisons declared a winner; over all of them the largest floor, and the sum of
+    comparisons.
     """
     by_workload = {}
     for name, arms in measured["seconds"].items():
-        one, other = arms.values()
-        found = floor(one, other)
+        one, other = arms["first"], arms["second"]
         by_workload[name] = {
-            **dict(zip(COLUMNS, found[:3], strict=True)),
-            "call_seconds": float(pd.Series([x for part in one for x in part]).median()),
+            **dict(zip(COLUMNS, floor(one, other)[:3], strict=True)),
+            **spread("ratio", process_ratio_interval(one, other)),
+            "call_seconds": statistics.median(x for part in one for x in part),
             "winners": winners(one, other),
             "comparisons": len(one),
         }

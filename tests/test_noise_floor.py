@@ -79,6 +79,11 @@ def test_a_faster_method_wins():
     assert sum(won) > 0.9 * RUNS
 
 
+def test_what_is_not_known_is_no_winner():
+    assert not noise_floor.clear(process_ratio_interval([[2.0]], [[1.0]]))
+    assert not noise_floor.clear(process_ratio_interval([], []))
+
+
 def test_winners_are_those_of_the_comparison_in_tables():
     random = np.random.default_rng(0)
     a, b = np.exp(random.normal(0, 0.05, (2, RUNS, 10)))
@@ -115,6 +120,8 @@ def test_appraised_takes_the_noisiest_workload():
     assert got["noise_floor"] == got["workloads"]["gradient"]["noise_floor"]
     assert got["noise_floor"] > 10 * got["workloads"]["value"]["noise_floor"]
     assert got["comparisons"] == 8
+    ratio = [got["workloads"]["value"][f"ratio{end}"] for end in ("", "_lo", "_hi")]
+    assert ratio == list(process_ratio_interval(calm.tolist(), ones)[:3])
     assert got["seconds"] == found["seconds"]  # what was measured is kept
     json.dumps(got, allow_nan=False)
 
