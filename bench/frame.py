@@ -159,7 +159,8 @@ def _with_skill(frame: pd.DataFrame) -> pd.DataFrame:
         mse = row["mse_by_prompt"]
         if of is None or mse is None:
             found.append(spread("skill", None) | spread("won", None))
-        else:
-            won = improvement_interval(-mse, -of)
-            found.append(spread("skill", skill(mse, of)) | spread("won", won))
+            continue
+        itself = row["estimator_build"] == "constant"
+        won = None if itself else improvement_interval(-mse, -of)
+        found.append(spread("skill", skill(mse, of)) | spread("won", won))
     return pd.concat([frame, pd.DataFrame(found, index=frame.index)], axis=1)

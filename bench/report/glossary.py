@@ -35,6 +35,9 @@ IDEAS = {
     "With fewer than two effective members it is a lower bound (\u2265): the bank cannot tell.",
     "realised reward": "The reward of the very clean latent that was noised. On average it equals "
     "the true value, so it can stand in for the truth where that is unknown.",
+    "noise floor": "By how much two equal methods seem to differ in time on this machine: of a "
+    "method timed against itself in turns, in fresh processes, 95 % of the ratios lie within it "
+    "(stitchbench calibrate).",
     "95 % interval": "In [brackets]. Latents of one prompt are not independent, so each prompt "
     "counts once: a t interval over prompts, or a BCa bootstrap from 50 prompts on.",
     "clearly better, clearly worse": "The difference, paired by prompt, has an interval that "
