@@ -63,19 +63,21 @@ def measure(job: Job, attempt: Path, start: float | None = None) -> None:
     Raises:
         OSError: if the record cannot be written.
     """
+    from bench.environment import conditions  # noqa: PLC0415
     from bench.tasks import TASKS, Outcome  # noqa: PLC0415 - imports torch
 
     began = time.monotonic()
     store, cell = Store.of(attempt), job.cell
     record = head(job) | {"code": _code(cell.spec)}
     outcome, status, reason = Outcome(), "ok", None
-    work = store.path / WORK / cell.id
+    work, before = store.path / WORK / cell.id, conditions(job.device)
     try:
         outcome = TASKS[cell.spec.task](cell.spec, job.device, work)
     except (Exception, SystemExit) as error:
         status, reason = of_exception(error)
         with (attempt / LOG).open("a") as log:
             log.write(traceback.format_exc())
+    record["environment"] |= _disturbed(before, conditions(job.device), job.threads)
     record |= {
         "status": status,
         "reason": reason,
@@ -89,6 +91,14 @@ def measure(job: Job, attempt: Path, start: float | None = None) -> None:
     store.write(attempt, record, outcome.arrays if problem is None else {})
     if record["status"] == "ok":
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _disturbed(before: dict[str, Any], after: dict[str, Any], threads: int) -> dict[str, Any]:
+    """What a record keeps of the machine's state meanwhile."""
+    from bench.environment import disturbances  # noqa: PLC0415
+
+    found = disturbances(before, after, threads)
+    return {"before": before, "after": after, "disturbed": found}
 
 
 def _unwritable(record: dict[str, Any]) -> str | None:

@@ -7,7 +7,7 @@ import click
 
 from bench.calibration import CALLS, FEWEST, PROCESSES
 from bench.careful import careful
-from bench.commands import RUNS
+from bench.stores import RUNS
 
 
 @click.command(epilog="Example: stitchbench calibrate cost")

@@ -120,7 +120,7 @@ def _workloads(world: str, device: str) -> dict[str, dict[str, Callable[[], Any]
 
 
 def _main(arguments: Sequence[str]) -> None:
-    from bench.run import set_threads  # noqa: PLC0415
+    from bench.attempt import set_threads  # noqa: PLC0415
 
     world, device, threads, calls, out = arguments
     set_threads(int(threads))

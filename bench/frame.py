@@ -1,6 +1,6 @@
 """The tidy frame: one row per cell and noise level, every metric with its interval.
 
-Columns: `cell attempt suite quick isolation`; the coordinates; `estimator.<setting>` and
+Columns: `cell attempt suite quick isolation processes`; the coordinates; `estimator.<setting>` and
 `world.<setting>`; `sigma`, `target`, `estimand`, `realises`; each metric with `_lo`, `_hi` and
 `_by_prompt`; `rmse`, `rmse_centred`, `rmse_realised` and `skill`; `rmse_iqm`, the RMSE over the
 middle half of prompts; `won`, the probability that the squared error on a prompt is below the
@@ -9,17 +9,19 @@ the RMSE it adds to everyone's; seconds, peak bytes and calls per value; provena
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench import repeats
 from bench.cell import Task
 from bench.metrics import METRICS
 from bench.metrics.value import middle_rmse, rmse, skill
-from bench.stats import Interval, improvement_interval, mean_interval, median_interval
+from bench.stats import Interval, improvement_interval, mean_interval
 from bench.store import Store
 
 FACET = ["suite", "world", "reward", "latents", "pairing", "group", "grid", "variant", "estimand"]
@@ -77,6 +79,7 @@ def provenance(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "cell": record["id"],
         **{name: record.get(name) for name in KEEP},
+        "processes": repeats.processes(record),
         **_coordinates(record),
         "estimator_build": spec["estimator"]["build"],
         **{f"estimator.{k}": v for k, v in spec["estimator"]["settings"].items()},
@@ -117,13 +120,18 @@ def _cost(row: dict[str, Any]) -> dict[str, Any]:
     """Seconds, bytes and calls, per value where that makes sense."""
     found: dict[str, Any] = {f"calls_{kind}": number for kind, number in row["calls"].items()}
     for prefix, kind in (("", "call"), ("gradient_", "gradient")):
-        each = np.array(row[f"{kind}_seconds"]) / np.array(row[f"{kind}_rows"])
-        found |= spread(f"{prefix}seconds", median_interval(each))
+        each = repeats.of(row, partial(_each, kind=kind))
+        found |= spread(f"{prefix}seconds", repeats.seconds(each))
     for prefix in ("", "gradient_"):
         peak = row[f"{prefix}peak"] or {}
         for kind in ("live", "process", "allocated", "reserved"):
             found[f"{prefix}peak_{kind}_bytes"] = peak.get(kind)
     return found
+
+
+def _each(row: Mapping[str, Any], kind: str) -> np.ndarray:
+    """Seconds per latent of every call."""
+    return np.array(row[f"{kind}_seconds"]) / np.array(row[f"{kind}_rows"])
 
 
 def _figures(metrics: dict[str, list[float | None] | None]) -> dict[str, Any]:

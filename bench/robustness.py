@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench import repeats
 from bench.frame import latest, provenance, spread
 from bench.metrics.robustness import FIGURES
-from bench.stats import Interval, median_interval
+from bench.stats import Interval
 
 TABLE = ("suite", "world", "reward", "grid", "variant", "figure")  # what may stand in one table
 RUN = ("quick", "seed", "device", "threads")  # one store may hold several; they don't mix
@@ -54,9 +55,9 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _cost(row: Mapping[str, Any]) -> dict[str, Any]:
-    each = np.array(row["call_seconds"]) / np.array(row["call_rows"])
+    each = repeats.of(row, lambda one: np.array(one["call_seconds"]) / one["call_rows"])
     calls = {f"calls_{kind}": number for kind, number in row["calls"].items()}
-    return calls | spread("seconds", median_interval(each))
+    return calls | spread("seconds", repeats.seconds(each))
 
 
 def _with_ratios(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 from bench.cell import SCHEMA, Spec, identity
 from bench.owner import OWNER, Owner, me
 from bench.owner import of as owner_of
+from bench.repeats import together
 
 RECORD, SAMPLES, JUDGE, LOG = "result.json", "samples.npz", "judge-", "log.txt"
 TAIL_LINES, TAIL_BYTES = 30, 8192  # of a log, that are shown
@@ -308,17 +310,19 @@ class Store:
                 yield record | found | ({"judges": judges} if judges else {})
 
     def latest(self, cell: str = "*") -> dict[str, dict[str, Any]]:
-        """Per cell the latest attempt that is ok, else the latest.
+        """Per cell the latest attempt that is ok, else the latest, with what repeats it.
 
         Args:
             cell: One cell's id, or all.
         """
         best: dict[str, dict[str, Any]] = {}
+        known: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for record in self.records(cell):
+            known[record["id"]].append(record)
             have = best.get(record["id"])
             if have is None or record["status"] == "ok" or have["status"] != "ok":
                 best[record["id"]] = record
-        return best
+        return {name: together(record, known[name]) for name, record in best.items()}
 
     def done(self) -> set[str]:
         """Cells that need not run again."""

@@ -1,6 +1,7 @@
 """The report of the cost suite: search, training and a value, each beside a yardstick."""
 
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from bench import repeats
 from bench.frame import provenance, spread
 from bench.report import drawing, floor, numbers
 from bench.report.claims import PAPER, Claim
@@ -16,7 +18,6 @@ from bench.report.evidence import Evidence
 from bench.report.facets import Facet
 from bench.report.paper import printed
 from bench.report.sheet import Drawn, Sheet, Table
-from bench.stats import log_ratio_interval, median_interval
 
 SEARCH_TARGET = 1.5  # of its feature pass
 VALUE_TARGET = 0.3  # of Tweedie's
@@ -41,12 +42,13 @@ def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 def _compared(row: dict[str, Any]) -> dict[str, Any]:
     """Seconds of both with intervals, their ratio, and what FLOPs predict for it."""
     found = {name: row[name] for name in ("what", "batch", "against", "unit")}
-    for name in ("seconds", "against_seconds"):
-        found |= spread(name, median_interval(row[name]))
-    found |= spread("ratio", log_ratio_interval(row["seconds"], row["against_seconds"]))
+    both = {name: repeats.of(row, itemgetter(name)) for name in ("seconds", "against_seconds")}
+    for name, x in both.items():
+        found |= spread(name, repeats.seconds(x))
+    found |= spread("ratio", repeats.ratio(*both.values()))
     found["flops"] = np.nan if row["flops"] is None else row["flops"]
-    both = row["flops"] is not None and row["against_flops"]
-    found["flop_ratio"] = row["flops"] / row["against_flops"] if both else np.nan
+    known = row["flops"] is not None and row["against_flops"]
+    found["flop_ratio"] = row["flops"] / row["against_flops"] if known else np.nan
     for name in ("peak", "against_peak"):
         found[f"{name}_bytes"] = _bytes(row[name])
     return found

@@ -43,7 +43,7 @@ def provenance(rows: pd.DataFrame) -> dict[str, str]:
         return {}
     isolation = {
         "inline": "one warm process for all cells: timings are indicative",
-        "process": "a fresh process per cell",
+        "process": _fresh(rows["processes"]),
     }
     return {
         "seed": _values(rows["seed"]),
@@ -66,6 +66,15 @@ def _values(column: pd.Series) -> str:
     found = sorted(column.dropna().unique().tolist())
     shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in found]
     return ", ".join(shown) or numbers.MISSING
+
+
+def _fresh(processes: pd.Series) -> str:
+    """How cells were measured that each had a process of its own, or several."""
+    fewest, most = int(processes.min()), int(processes.max())
+    if most == 1:
+        return "a fresh process per cell"
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
+    return f"{count} fresh processes per cell, in turns"
 
 
 def _commits(rows: pd.DataFrame) -> str:

@@ -19,7 +19,12 @@ cannot give, such as the interval of a single number, is NaN; a wrong call raise
 from bench.stats.comparisons import Paired, holm, minimum_detectable_difference, paired
 from bench.stats.improvement import improvement_interval, unpaired_improvement_interval
 from bench.stats.means import Interval, cluster_means, mean_interval
-from bench.stats.processes import process_log_ratios, process_ratio_interval, rms_interval
+from bench.stats.processes import (
+    process_log_ratios,
+    process_ratio_interval,
+    process_seconds_interval,
+    rms_interval,
+)
 from bench.stats.quartiles import iqm_interval
 from bench.stats.ranks import median_interval
 from bench.stats.ratios import log_ratio_interval, ratio_interval
@@ -43,6 +48,7 @@ __all__ = [
     "paired",
     "process_log_ratios",
     "process_ratio_interval",
+    "process_seconds_interval",
     "ratio_interval",
     "rms_interval",
     "share_interval",

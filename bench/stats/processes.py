@@ -50,6 +50,29 @@ def process_ratio_interval(
     return exponentiated(interval_of(process_log_ratios(a, b), confidence, t_ends))
 
 
+def process_seconds_interval(x: Sequence[Numbers], confidence: float = 0.95) -> Interval:
+    """The time of a call in a typical process: the geometric mean of the processes' medians.
+
+    Args:
+        x: Seconds of the calls in each process, [(calls,), ...].
+        confidence: Coverage asked for, in (0, 1).
+
+    Returns:
+        The mean, a t interval over the logarithms of the medians, and the number of processes.
+
+    Raises:
+        ValueError: if some time is not positive.
+    """
+    check_share("confidence", confidence)
+    medians = [np.median(calls) for calls in map(present, map(_seconds, x)) if calls.size]
+    positive(np.array(medians))
+    return exponentiated(interval_of(np.log(medians), confidence, t_ends))
+
+
+def _seconds(x: Numbers) -> Array:
+    return vector("seconds of a process", x)
+
+
 def process_log_ratios(a: Sequence[Numbers], b: Sequence[Numbers]) -> Array:
     """The mean log ratio of each process with a call that both methods have, (processes,).
 

@@ -10,14 +10,16 @@ those of an unsteered step.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench import repeats
 from bench.frame import latest, provenance, spread
-from bench.stats import iqm_interval, log_ratio_interval, mean_interval, median_interval
+from bench.stats import iqm_interval, mean_interval
 
 CLASSIC = "classic DPS"
 STAGE, PLAIN_STAGE = "stage_", "unsteered_stage_"
@@ -100,8 +102,8 @@ def _samples(row: dict[str, Any]) -> dict[str, Any]:
     found = {name: row.get(name) for name in ("phase", *SAMPLES)}
     found |= {name: row.get(name) for name in LISTS} | _metrics(row)
     if row.get("seconds"):
-        each = np.array(row["seconds"]) / np.array(row["rows"])
-        found |= spread("seconds", median_interval(each))
+        each = repeats.of(row, lambda one: np.array(one["seconds"]) / one["rows"])
+        found |= spread("seconds", repeats.seconds(each))
         found["seconds_all"] = float(np.sum(row["seconds"])) / row["samples"]
         found |= {f"calls_{kind}": number for kind, number in row["calls"].items()}
     return found
@@ -120,10 +122,10 @@ def _metrics(row: dict[str, Any]) -> dict[str, Any]:
 def _step(row: dict[str, Any]) -> dict[str, Any]:
     """A guided step beside an unsteered one and one of classic DPS."""
     found: dict[str, Any] = {"batch": row["batch"], "unit": row["unit"]}
-    guided = row["step_seconds"]["guided"]
-    found |= spread("step", median_interval(guided))
+    spent = {name: repeats.of(row, partial(_of_step, name=name)) for name in row["step_seconds"]}
+    found |= spread("step", repeats.seconds(spent["guided"]))
     for name, other in YARDSTICKS.items():
-        found |= spread(name, log_ratio_interval(guided, row["step_seconds"][other]))
+        found |= spread(name, repeats.ratio(spent["guided"], spent[other]))
         found[f"{name}_flops"] = row["flops"]["guided"] / row["flops"][other]
         theirs = _bytes(row["peaks"][other])
         found[f"{name}_memory"] = _bytes(row["peaks"]["guided"]) / theirs if theirs else np.nan
@@ -132,6 +134,12 @@ def _step(row: dict[str, Any]) -> dict[str, Any]:
     found["gflop"] = row["flops"]["guided"] / 1e9
     found |= {f"calls_{kind}": number for kind, number in row["calls"].items()}
     return found | _stages(row.get("stages", {}))
+
+
+def _of_step(row: dict[str, Any], name: str) -> list[float]:
+    """Seconds of steps of one kind."""
+    seconds: list[float] = row["step_seconds"][name]
+    return seconds
 
 
 def _stages(spent: dict[str, dict[str, list[float]]]) -> dict[str, float]:

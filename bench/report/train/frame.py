@@ -10,15 +10,17 @@ evaluation; what the training step before said, as `train_<figure>`.  Of timed s
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bench import repeats
 from bench.cell import digest
 from bench.frame import latest, provenance, spread
-from bench.stats import log_ratio_interval, mean_interval
+from bench.stats import mean_interval
 
 PHASES = ("rollout", "value", "update")
 RUNS = ("pilot", "run")
@@ -106,11 +108,8 @@ def _said(columns: dict[str, list[Any]], step: int) -> dict[str, Any]:
 def _timed(row: dict[str, Any]) -> dict[str, Any]:
     """A training step beside one of the published method."""
     found: dict[str, Any] = {"unit": row["unit"]}
-    whole = {
-        name: np.sum([spent[phase] for phase in PHASES], axis=0)
-        for name, spent in row["step_seconds"].items()
-    }
-    found |= spread("over_published", log_ratio_interval(whole["this"], whole["published"]))
+    whole = {name: repeats.of(row, partial(_whole, name=name)) for name in row["step_seconds"]}
+    found |= spread("over_published", repeats.ratio(whole["this"], whole["published"]))
     for phase in PHASES:
         for name, prefix in (("this", ""), ("published", "published_")):
             found[f"{prefix}{phase}_seconds"] = float(np.median(row["step_seconds"][name][phase]))
@@ -118,6 +117,11 @@ def _timed(row: dict[str, Any]) -> dict[str, Any]:
     found["memory"] = bytes_["this"]
     found["over_published_memory"] = bytes_["this"] / bytes_["published"]
     return found
+
+
+def _whole(row: dict[str, Any], name: str) -> np.ndarray:
+    """Seconds of whole training steps."""
+    return np.sum([row["step_seconds"][name][phase] for phase in PHASES], axis=0)
 
 
 def log(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
