@@ -23,7 +23,7 @@ from bench.backends.processes import Processes, slots_of
 from bench.cell import Cell
 from bench.child import Exit, last_line
 from bench.limits import Limits
-from bench.owner import Owner
+from bench.owner import OWNER, Owner
 from bench.planned import keep
 from bench.stale import stale
 from bench.statuses import GOOD, RERUNS, Status, of_exit
@@ -161,6 +161,9 @@ def run(
                 f"expected a store that can be written to, got {store.path}: {error.strerror}; "
                 f"finished cells are kept"
             ) from error
+        finally:
+            for attempt in runner.at_work:  # nobody is at work there any more
+                (attempt / OWNER).unlink(missing_ok=True)
     return counts
 
 
