@@ -15,27 +15,20 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bench.protocols import AnyProtocol, Model
+from bench.part import JOINT, Model, Part, named
+from bench.protocols import AnyProtocol
 
 Task = Literal["value", "robustness", "interface", "cost", "align", "train"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
-
-
-class Part(Model):
-    """A named thing with its settings.
-
-    Attributes:
-        build: Registry key, `file.py:build` or `package:build`.
-        settings: Every setting, defaults included.
-        source: Digest of a user's file.
-        digest: Identity of weights, where it has any.
-    """
-
-    build: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-    source: str | None = None
-    digest: str | None = None
+SUFFIXES = {".py", ".txt", ".jsonl"}  # of users' files
+LATER: dict[str, Any] = {
+    "algorithm": None,
+    "parts": {},
+    "name": None,
+    "metrics": [],
+    "judges": [],
+}
 
 
 class Spec(Model):
@@ -74,16 +67,25 @@ class Spec(Model):
 def identity(spec: dict[str, Any]) -> str:
     """The id of a specification as plain data.
 
-    A user's file counts by its name and content, not by the folder it lies in.  Where no
-    algorithm is named, there is none in the digest either.
+    A user's file counts by its name and content, not by the folder it lies in.  Where nothing
+    stands in a field that came `LATER`, the field is not in the digest either.
     """
-    spec = {name: value for name, value in spec.items() if (name, value) != ("algorithm", None)}
-    parts = {
-        kind: part | {"build": part["build"].rpartition("/")[2]}
-        for kind, part in spec.items()
-        if isinstance(part, dict) and part.get("source") is not None
+    return digest(_identified(spec))
+
+
+def _identified(data: Any) -> Any:
+    if isinstance(data, list):
+        return [_identified(value) for value in data]
+    if not isinstance(data, dict):
+        return data
+    kept = {
+        name: _identified(value)
+        for name, value in data.items()
+        if not (name in LATER and value == LATER[name])
     }
-    return digest(spec | parts)
+    if isinstance(data.get("build"), str) and isinstance(data.get("source"), str):
+        kept["build"] = named(data["build"], data["source"])
+    return kept
 
 
 def digest(data: Any) -> str:
@@ -135,11 +137,18 @@ class Cell(Model):
 
 
 def label(value: Any) -> str:
-    """What a table calls a world, reward or estimator: its name, or its build and settings."""
-    if not isinstance(value, Mapping):
-        value = str(value)
-        return Path(value.partition(":")[0]).stem if ".py" in value else value
-    if "name" in value:
-        return str(value["name"])
-    settings = ", ".join(f"{k}={v}" for k, v in value.items() if k != "build")
-    return f"{label(str(value['build']))}({settings})" if settings else label(str(value["build"]))
+    """What a table calls a part: its name, or its build and settings."""
+    if isinstance(value, Mapping):
+        if "name" in value:
+            return str(value["name"])
+        given = {k: v for k, v in value.items() if k != "build"}
+        settings = ", ".join(f"{k}={label(v)}" for k, v in given.items())
+        build = label(value.get("build", ""))
+        return f"{build}({settings})" if settings else build
+    return JOINT.join(map(_stem, str(value).split(JOINT)))
+
+
+def _stem(text: str) -> str:
+    """A user's file without folder and suffix; any other name as it is."""
+    path = Path(text.partition(":")[0])
+    return path.stem if path.suffix in SUFFIXES else text

@@ -260,20 +260,28 @@ def rescore(store: str, judge: str, device: str) -> None:
 
 @click.command(epilog="Example: stitchbench test my_estimator.py")
 @click.argument("file")
-@click.option("--reward", default="quadratic", show_default=True, help="Reward it is built with.")
+@click.option(
+    "--kind",
+    type=click.Choice(
+        ["estimator", "reward", "backbone", "prompts", "judge", "metric", "algorithm", "trainer",
+         "world"]
+    ),
+    help="What FILE builds; by default it is seen.",
+)  # fmt: skip
+@click.option(
+    "--world", default="gaussian", show_default=True, help="Where: NAME,SETTING=VALUE,..."
+)
+@click.option("--reward", help="Reward it is built with.  [default: quadratic, or the first]")
 @click.pass_context
 @careful
-def test(ctx: click.Context, file: str, reward: str) -> None:
-    """Check the estimator that FILE builds against the contract, in the Gaussian world."""
-    from baselines import ESTIMATORS  # noqa: PLC0415
-    from bench.contract import case, check  # noqa: PLC0415
-    from bench.resolve import resolve  # noqa: PLC0415
-    from bench.worlds import WORLDS  # noqa: PLC0415
+def test(ctx: click.Context, file: str, kind: str | None, world: str, reward: str | None) -> None:
+    """Check the extension that FILE builds against the contract of its kind."""
+    from bench.contract.files import tested  # noqa: PLC0415 - imports torch
 
-    world = WORLDS["gaussian"](prompts=4)
-    build = resolve(file, ESTIMATORS, "estimator")
+    seen, checked = tested(file, kind, world, reward)
+    click.echo(f"{file} as {seen} in {world}")
     failed = 0
-    for about, problem in check(case(build, world, world.reward(reward))):
+    for about, problem in checked:
         click.echo(f"{'FAILED' if problem else 'ok':7} {about}")
         if problem:
             failed += 1

@@ -19,7 +19,7 @@ import pandas as pd
 
 from bench import repeats
 from bench.cell import Task
-from bench.metrics import METRICS
+from bench.metrics import METRICS, OWN
 from bench.metrics.value import middle_rmse, rmse, skill
 from bench.stats import Interval, improvement_interval, mean_interval
 from bench.store import Store
@@ -137,7 +137,7 @@ def _each(row: Mapping[str, Any], kind: str) -> np.ndarray:
 def _figures(metrics: dict[str, list[float | None] | None]) -> dict[str, Any]:
     """Every metric with its interval and its numbers per prompt."""
     found: dict[str, Any] = {}
-    for name in METRICS:
+    for name in (*METRICS, *(name for name in metrics if name.startswith(OWN))):
         by_prompt = metrics.get(name)
         x = None if by_prompt is None else np.array(by_prompt, dtype=float)
         found[f"{name}_by_prompt"] = x

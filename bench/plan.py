@@ -5,13 +5,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.cell import Cell, Part, Spec, digest, label
+from bench.cell import Cell, Spec, digest, label
+from bench.part import JOINT, Part
+from bench.parts import part, parts_of, world_part
 from bench.protocols import PROTOCOLS
-from bench.resolve import UnknownName, complete, resolve, source_digest, weights_of
+from bench.resolve import UnknownName, resolve, weights_of
 from bench.suite import ALGORITHM, PARTS, Fields, Suite, combinations, validated
 
 if TYPE_CHECKING:
     from stitchvm.world import World
+
+USERS = {"metrics": "metric", "judges": "judge"}  # fields of protocols that name users' files
+OWN_REWARDS = {"interface", "cost"}  # tasks whose value models are kept by the reward's name
 
 
 def plan(
@@ -79,11 +84,18 @@ def _told_apart(cells: Iterable[Cell], changed: bool) -> list[Cell]:  # noqa: FB
             out.append(group[0])
             continue
         for cell, protocol in zip(group, protocols, strict=True):
-            variant = ", ".join(f"{k}={protocol[k]}" for k in differs)
+            variant = ", ".join(f"{k}={_short(protocol[k])}" for k in differs)
             out.append(
                 cell.model_copy(update={"coordinates": cell.coordinates | {"variant": variant}})
             )
     return out
+
+
+def _short(value: Any) -> str:
+    """A protocol's value in a table: of users' files, their names."""
+    several = value if isinstance(value, list | tuple) else [value]
+    files = [str(v["name"]) for v in several if isinstance(v, dict)]
+    return "+".join(files) if files else str(value)
 
 
 def _cell(
@@ -104,11 +116,14 @@ def _cell(
     for name in parts:
         if name not in fields:
             raise ValueError(f"suite {suite.name!r}: expected a {name}, got none")
-    world = part(fields["world"], WORLDS, "world")
+    world = world_part(fields["world"], WORLDS)
     if (key := world.model_dump_json()) not in worlds:
         worlds[key] = make(world)
     built = worlds[key]
     given = {k: v for k, v in fields.items() if k not in parts}
+    for name, kind in USERS.items():
+        if name in given:
+            given[name] = parts_of(given[name], kind)
     protocol = validated(PROTOCOLS[suite.task], given, f"suite {suite.name!r}")
     reward = _reward(fields["reward"], built, suite.task)
     known = ESTIMATORS[suite.task]
@@ -142,32 +157,20 @@ def _cell(
 
 
 def _reward(value: Any, built: "World", task: str) -> Part:
-    """A reward, or of `train` the sum of several: `clip+hps`."""
-    from bench.worlds import JOINT  # noqa: PLC0415 - imports torch
+    """A reward, or of `train` the sum of several: `clip+hps`.
 
+    Raises:
+        ValueError: if it does not resolve, or the task knows the world's own rewards only.
+    """
     registry = dict.fromkeys(built.rewards, built.reward)
     names = value.split(JOINT) if isinstance(value, str) and task == "train" else [value]
     parts = [part(name, registry, "reward") for name in names]
-    return parts[0] if len(parts) == 1 else Part(build=value)
-
-
-def part(value: Any, registry: Mapping[str, Any], kind: str) -> Part:
-    """A world, reward or estimator of a suite, with all settings.
-
-    Raises:
-        ValueError: if it does not resolve.
-    """
-    entry = dict(value) if isinstance(value, Mapping) else {"build": value}
-    if not isinstance(entry.get("build"), str):
-        raise ValueError(f"expected {kind} as a name or a mapping with `build`, got {value!r}")
-    build, given = entry["build"], {k: v for k, v in entry.items() if k not in {"build", "name"}}
-    if "device" in given:
-        raise ValueError(
-            f"{kind} {label(value)!r}: expected no device: --device says where to run"
-        )
-    settings = complete(resolve(build, registry, kind), given, f"{kind} {label(value)!r}")
-    settings.pop("device", None)
-    return Part(build=build, settings=settings, source=source_digest(build, registry))
+    if task in OWN_REWARDS and parts[0].source is not None:
+        raise UnknownName(f"reward of the {task} task", parts[0].build, registry)
+    if len(parts) == 1:
+        return parts[0]
+    sources = [one.source or "" for one in parts]
+    return Part(build=value, source=JOINT.join(sources) if any(sources) else None)
 
 
 def selector(expression: str) -> Callable[[Cell], bool]:

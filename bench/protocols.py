@@ -2,13 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-
-class Model(BaseModel):
-    """Plain data: frozen, and a misspelt key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from bench.part import Model, Part
 
 
 class Levels(Model):
@@ -50,6 +46,7 @@ class Protocol(Levels):
         gradient: Whether gradients are measured as well.
         kernel: The sampler that makes and finishes latents where the data do not.
         steps: Its steps from 1 to 0; siblings are one of them apart.
+        metrics: Further ones, of users' files.
     """
 
     SHOWN: ClassVar[tuple[str, ...]] = ("latents", "pairing", "group", "grid")
@@ -64,6 +61,7 @@ class Protocol(Levels):
     gradient: bool = True
     kernel: Literal["reversal", "flow_grpo", "sigma", "square"] = "reversal"
     steps: int = Field(40, ge=1)
+    metrics: tuple[Part, ...] = ()
 
     @property
     def size(self) -> str:
@@ -206,6 +204,7 @@ class AlignProtocol(Model):
         errors: Noise levels at which the estimator is held against the truth, on the way of
             unsteered samples.
         keep: Whether clean latents are kept, for further judges.
+        judges: Further ones, of users' files.
     """
 
     SHOWN: ClassVar[tuple[str, ...]] = ("kernel",)
@@ -228,6 +227,7 @@ class AlignProtocol(Model):
     rounds: int = Field(10, ge=0)
     errors: tuple[float, ...] = ()
     keep: bool = False
+    judges: tuple[Part, ...] = ()
 
     @property
     def size(self) -> str:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from bench.cell import Spec, label
+from bench.judging import Scorer
 from bench.resolve import resolve, source_digest
 from bench.store import Store
 from bench.worlds import make
-from stitchvm.reward import Reward
 from stitchvm.world import World
 
 PHASES = {"eval": "z_0", "unsteered": "unsteered_z_0"}  # of rows, and their latents
@@ -59,7 +59,7 @@ def _known(world: World) -> tuple[str, ...]:
     return (*world.rewards, *world.judges)
 
 
-def _judge(world: World, judge: str) -> Reward:
+def _judge(world: World, judge: str) -> Scorer:
     if judge in _known(world):
         return world.reward(judge)
     known = {name: (lambda w, name=name: w.reward(name)) for name in _known(world)}
@@ -68,7 +68,7 @@ def _judge(world: World, judge: str) -> Reward:
 
 @torch.no_grad()
 def _scores(
-    world: World, judge: Reward, rows: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]
+    world: World, judge: Scorer, rows: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]
 ) -> dict[str, list[list[float]]]:
     """Of each phase whose latents are kept, a list per prompt."""
     found = {}

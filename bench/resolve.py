@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from types import ModuleType
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+
+from bench.cell import SUFFIXES
 
 Build = Callable[..., Any]
 
@@ -27,7 +30,8 @@ class UnknownName(ValueError):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"unknown {kind} {name!r}: expected one of {', '.join(known)}{hint}")
+        one = f"one of {', '.join(known)}" if known else "`file.py:build` or `package:build`"
+        super().__init__(f"unknown {kind} {name!r}: expected {one}{hint}")
 
 
 def resolve(name: str, registry: Mapping[str, Build], kind: str) -> Build:
@@ -59,7 +63,7 @@ def load_file(path: Path, kind: str) -> ModuleType:
     """A module from a file of its own, loaded once per path and content.
 
     Raises:
-        ValueError: if there is no such file.
+        ValueError: if there is no such file, or it does not load.
     """
     path = path.expanduser().resolve()
     if not path.is_file():
@@ -73,10 +77,19 @@ def load_file(path: Path, kind: str) -> ModuleType:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException as error:
             del sys.modules[name]
-            raise
+            if not isinstance(error, Exception):
+                raise
+            raise ValueError(f"expected {path} to load, got {said(error, path)}") from error
     return sys.modules[name]
+
+
+def said(error: Exception, path: Path) -> str:
+    """An exception in a line: what it is, and where in a file it came from."""
+    steps = [step for step in traceback.extract_tb(error.__traceback__) if step.filename == str(path)]
+    line = getattr(error, "lineno", None) or (steps[-1].lineno if steps else None)
+    return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
 
 
 def _import(module: str, kind: str) -> ModuleType:
@@ -85,6 +98,9 @@ def _import(module: str, kind: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ValueError(f"expected a module {module!r} for {kind}, found none: {error}") from None
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"expected a module {module!r} for {kind}, got {why}") from error
 
 
 def source_digest(name: str, registry: Mapping[str, Build]) -> str | None:
@@ -92,7 +108,7 @@ def source_digest(name: str, registry: Mapping[str, Build]) -> str | None:
     if name in registry:
         return None
     where = name.partition(":")[0]
-    if where.endswith(".py"):
+    if Path(where).suffix in SUFFIXES:
         file = Path(where).expanduser()
     else:
         found = importlib.util.find_spec(where)
@@ -107,7 +123,7 @@ def weights_of(build: Build) -> Callable[..., str] | None:
 
     It takes the same arguments, and returns the digest of the trained weights that are built from.
     """
-    return getattr(sys.modules[build.__module__], "weights", None)
+    return getattr(sys.modules.get(build.__module__), "weights", None)
 
 
 def complete(build: Build, given: Mapping[str, Any], what: str) -> dict[str, Any]:

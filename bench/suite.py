@@ -5,8 +5,10 @@
     include:         further grids, over the defaults; in them lists multiply
     exclude:         cells dropped: those that match all fields of an entry
 
-Values of `world` and `estimator` are names, or mappings with `build`, an optional `name`, and
-settings.  Fields are those of the task's protocol plus world, reward, estimator.
+Values of `world`, `reward`, `estimator`, `algorithm`, and the members of `judges` and `metrics`
+are names, or mappings with `build`, an optional `name`, and settings; `file.py:build` and
+`package:build` stand for users' own.  A world's mapping may name a user's `backbone`, and a list
+of `prompts`.  Fields are those of the task's protocol plus world, reward, estimator.
 """
 
 import itertools
@@ -36,6 +38,8 @@ LISTS = (
     "cost_batches",
     "errors",
     "rates",
+    "metrics",
+    "judges",
 )  # fields whose value is a list
 
 

@@ -91,6 +91,14 @@ class World(ABC):
             count: How many; they come in batches.
         """
 
+    def admit(self, c: Prompts) -> None:
+        """Refuse prompts that the world has no data of.
+
+        Raises:
+            ValueError: naming one.
+        """
+        del c
+
     def other(self, generator: str) -> Backbone:
         """Another generator on the same latents, for value models that are made of it.
 

@@ -15,7 +15,8 @@ from baselines import ESTIMATORS
 from baselines.monte_carlo import aggregate, without_prompt
 from baselines.monte_carlo import build as monte_carlo
 from baselines.terminal import Terminal
-from bench import contract
+from bench.contract import check as checked
+from bench.contract import estimator as contract
 from bench.images import WorldImages
 from bench.stats import mean_interval
 from bench.stitching import Job, Workshop
@@ -624,7 +625,7 @@ def broken_promises(build, reward="sigmoid", **settings):
     """What the contract finds wrong, by the name of the check."""
     case = contract.case(build, small(), small().reward(reward), **settings)
     names = [check.__name__ for check in contract.CHECKS]
-    found = zip(names, contract.check(case), strict=True)
+    found = zip(names, checked(case, contract.CHECKS), strict=True)
     return {name: why for name, (_, why) in found if why is not None}
 
 

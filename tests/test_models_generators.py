@@ -33,13 +33,15 @@ from transformers import (
     T5EncoderModel,
 )
 
+from bench.contract import backbone as contract
+from bench.contract.checking import ROWS, check
 from bench.worlds.gaussian import GaussianWorld
 from stitchvm.backbone import NULL
 from stitchvm.identity import identity
 from stitchvm.models import flux, sd3
 from stitchvm.models.flux import FluxBackbone, FluxTexts
 from stitchvm.models.sd3 import Sd3Backbone, Sd3Texts
-from stitchvm.path import time_grid
+from stitchvm.path import noise, time_grid
 from stitchvm.sample import Ode, sample
 from stitchvm.stitch import LinearFit, Stitched, StitchLayer
 from stitchvm.value import value_and_gradient
@@ -204,6 +206,16 @@ def latents(backbone, rows=2, seed=0, dtype=torch.float64):
 
 
 TIMES = torch.tensor([0.3, 0.8], dtype=torch.float64)
+
+
+def test_backbones_keep_the_contract(backbone):
+    z_0, eps = (latents(backbone, ROWS, seed) for seed in (0, 1))
+    t = torch.linspace(0.2, 0.9, ROWS, dtype=torch.float64)
+    c = [PROMPTS[k % 2] for k in range(ROWS)]
+    case = contract.Case(backbone, z_0, noise(z_0, t, eps), t, c)
+    # Queries are normalised in float32: differences see that, a hook's gradient (below) does not.
+    checks = tuple(one for one in contract.CHECKS if one is not contract.gradient)
+    assert [why for _, why in check(case, checks) if why is not None] == []
 
 
 @contextmanager

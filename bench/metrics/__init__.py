@@ -1,10 +1,16 @@
 """Metrics by name: what each one measures, its unit, and which way is better."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from bench.metrics import value
+from bench.part import Part
+from bench.resolve import resolve
+
+OWN = "metric "  # before the names of users' metrics
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,21 @@ class Metric:
     about: str
     unit: Literal["reward", "reward^2", "1"]
     better: Literal["zero", "low", "high"]
+
+    def __call__(self, samples: value.Samples) -> value.Array | None:
+        """One number per prompt, (P,).
+
+        Raises:
+            ValueError: if the function returns anything else.
+        """
+        found = self.function(samples)
+        prompts = samples.value.shape[1]
+        if found is not None and np.shape(found) != (prompts,):
+            raise ValueError(
+                f"expected numbers of shape ({prompts},), one a prompt, from a metric, "
+                f"got {np.shape(found)}"
+            )
+        return found
 
 
 METRICS: dict[str, Metric] = {
@@ -57,3 +78,18 @@ METRICS: dict[str, Metric] = {
         value.mse_realised, "squared error against the realised clean reward", "reward^2", "low"
     ),
 }
+
+
+def metrics_of(parts: Sequence[Part]) -> dict[str, Metric]:
+    """Users' metrics by the names that records call them.
+
+    Raises:
+        ValueError: for a build that returns anything but a Metric.
+    """
+    found = {}
+    for part in parts:
+        made = resolve(part.build, {}, "metric")(**part.settings)
+        if not isinstance(made, Metric):
+            raise ValueError(f"expected {part.name!r} to build a Metric, got {made!r:.80}")
+        found[f"{OWN}{part.name}"] = made
+    return found

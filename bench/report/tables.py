@@ -5,12 +5,14 @@ cell stands in its place with its status.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import pandas as pd
 
+from bench.metrics import OWN
 from bench.report import certainty, floor, numbers, trust
 from bench.report.estimators import order
 from bench.report.facets import Facet, split
@@ -63,6 +65,7 @@ def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
         Where the truth is an average, the last row of a noise level is its floor.
     """
     found, floors = verdicts(frame), certainty.shown(frame)
+    headings = SHOWN | own(frame)
     sigmas = sorted(frame["sigma"].unique())
     failed = {str(f["estimator"]): f for f in failures}
     rows = {(row["sigma"], row["estimator"]): row for row in frame.to_dict("records")}
@@ -72,14 +75,20 @@ def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
         for name in names:
             place = {"sigma": f"{sigma:g}", "estimator": name}
             if (row := rows.get((sigma, name))) is not None:
-                shown = {heading: text(row) for heading, text in SHOWN.items()}
+                shown = {heading: text(row) for heading, text in headings.items()}
                 out.append(place | shown | found[sigma, name])
             elif name in failed:
                 out.append(place | _failed(failed[name]))
         if sigma in floors:
             out.append({"sigma": f"{sigma:g}", "estimator": certainty.FLOOR} | floors[sigma])
-    columns = ["sigma", "estimator", *SHOWN, "against constant", "against best"]
+    columns = ["sigma", "estimator", *headings, "against constant", "against best"]
     return pd.DataFrame(out, columns=columns, dtype=object).fillna(MISSING)
+
+
+def own(frame: pd.DataFrame) -> dict[str, Callable[[Row], str]]:
+    """Columns of the metrics that users' files measured: heading to text of a row."""
+    names = [name for name in map(str, frame) if name.startswith(OWN) and f"{name}_lo" in frame]
+    return {name.removeprefix(OWN): partial(numbers.of, metric=name) for name in names}
 
 
 def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -151,7 +160,8 @@ def _document(facets: Iterable[Facet], table: Callable[[Facet], str]) -> str:
 
 def _tex(facet: Facet) -> str:
     table, parts = value_table(facet.frame, facet.failures), []
-    for part, columns in TEX_PARTS.items():
+    mine = {"own metrics": tuple(own(facet.frame))} if own(facet.frame) else {}
+    for part, columns in (TEX_PARTS | mine).items():
         rows = table if "RMSE" in columns else table[table["estimator"] != certainty.FLOOR]
         beneath = floor.note(facet.frame) if TIMED in columns else ""
         title = f"{facet.title}: {part}"

@@ -24,7 +24,7 @@ import baselines
 from baselines.terminal import Terminal
 from bench.algorithms import ALGORITHMS, Algorithm, Guide, Made, Setting, Unsteered
 from bench.cell import Spec
-from bench.judging import by_prompt, finite, scored
+from bench.judging import Scorer, by_prompt, finite, judges_of, scored
 from bench.meter import KINDS, Calls, seconds
 from bench.metrics.align import diversity, energy, mmd
 from bench.metrics.value import Samples, spearman
@@ -99,6 +99,7 @@ class Place:
         protocol: How much.
         seed: Of all randomness.
         calls: The counter that watches.
+        judges: Users' own, by name.
     """
 
     world: World
@@ -108,6 +109,7 @@ class Place:
     protocol: AlignProtocol
     seed: int
     calls: Calls
+    judges: dict[str, Scorer]
 
     @classmethod
     def of(cls, spec: Spec, protocol: AlignProtocol, device: str) -> "Place":
@@ -152,7 +154,8 @@ class Place:
                 f"expected trials: 0 in world {world.name!r}, which has no prompts to tune on, "
                 f"got {protocol.trials}"
             )
-        return cls(world, reward, algorithm, setting, protocol, spec.seed, calls)
+        judges = judges_of(protocol.judges, world)
+        return cls(world, reward, algorithm, setting, protocol, spec.seed, calls, judges)
 
     @property
     def device(self) -> torch.device:
@@ -239,7 +242,9 @@ class Place:
                 log.append(made.log)
         z_0 = torch.cat(parts)
         lam = None if strength is None else self.algorithm.lam(self.setting, strength)
-        scores = scored(self.world, self.reward, z_0, [c for c, _ in keys], self.protocol.batch)
+        texts = [c for c, _ in keys]
+        batch, judges = self.protocol.batch, self.judges
+        scores = scored(self.world, self.reward, z_0, texts, batch, judges)
         if outcome is not None:
             outcome.arrays |= {f"{prefix}{name}": x.numpy() for name, x in scores.items()}
             if self.protocol.keep:

@@ -124,6 +124,11 @@ class School:
         Raises:
             ValueError: for what does not fit.
         """
+        if "backbone" in spec.world.parts:
+            raise ValueError(
+                f"expected the world's own generator to train, got "
+                f"{spec.world.parts['backbone'].build!r}"
+            )
         protocol, world = cast(TrainProtocol, spec.protocol), make_world(spec.world, device)
         rewards = rewards_of(spec.reward, world)
         build = resolve(spec.estimator.build, baselines.ESTIMATORS, "estimator")

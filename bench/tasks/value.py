@@ -7,6 +7,7 @@ known, and with the realised clean reward always.
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -19,7 +20,7 @@ from torch import Tensor
 from baselines import ESTIMATORS
 from bench.cell import Spec
 from bench.meter import KINDS, Calls, peak_bytes, seconds
-from bench.metrics import METRICS
+from bench.metrics import METRICS, Metric, metrics_of
 from bench.metrics.value import Samples
 from bench.protocols import Protocol
 from bench.resolve import resolve
@@ -61,6 +62,7 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
             kernel=None,
         )
         truth = world.truth(reward, estimand)
+        metrics = METRICS | metrics_of(protocol.metrics)
     outcome, arrays = Outcome(), defaultdict(list)
     for sigma in protocol.sigmas:
         with phases("latents"):
@@ -77,7 +79,7 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
         outcome.rows.append(
             {"sigma_reference": sigma, "estimand": estimand.as_dict(), **measured.row()}
             | _certainty(known)
-            | {"metrics": _metrics(samples)}
+            | {"metrics": _metrics(samples, metrics)}
         )
         for name in Samples.__dataclass_fields__:
             if (numbers := getattr(samples, name)) is not None:
@@ -125,9 +127,11 @@ def _pictures(world: World, latents: Latents) -> dict[str, np.ndarray]:
     return found | ({"pictures_prompts": np.array(c)} if found else {})
 
 
-def _metrics(samples: Samples) -> dict[str, list[float | None] | None]:
+def _metrics(
+    samples: Samples, metrics: Mapping[str, Metric]
+) -> dict[str, list[float | None] | None]:
     """Every metric's numbers per prompt; None for what does not apply or is not finite."""
-    numbers = {name: metric.function(samples) for name, metric in METRICS.items()}
+    numbers = {name: metric(samples) for name, metric in metrics.items()}
     return {
         name: None if x is None else [float(v) if math.isfinite(v) else None for v in x]
         for name, x in numbers.items()

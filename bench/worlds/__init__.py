@@ -1,17 +1,21 @@
 """Worlds that suites can name; each is built by `build(**settings)`."""
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 import yaml
 
-from bench.cell import Part
-from bench.resolve import complete, resolve
+from bench.cell import digest, label
+from bench.part import JOINT, Part
+from bench.prompts import build_of, checked
+from bench.resolve import Build, complete, resolve
 from bench.worlds import gaussian
 from bench.worlds.shapes import shapes
+from stitchvm.backbone import Backbone
 from stitchvm.reward import Reward
 from stitchvm.world import World
 
-JOINT = "+"  # between the names of rewards that are added up
 WORLDS: dict[str, Callable[..., World]] = {
     "gaussian": gaussian.GaussianWorld,
     "shapes": shapes,
@@ -19,8 +23,58 @@ WORLDS: dict[str, Callable[..., World]] = {
 
 
 def make(world: Part, device: str = "cpu") -> World:
-    """The world a specification names, built on a device."""
-    return resolve(world.build, WORLDS, "world")(**world.settings, device=device)
+    """The world a specification names, built on a device.
+
+    Raises:
+        ValueError: for what does not fit, or an error in a user's file.
+    """
+    build = resolve(world.build, WORLDS, "world")
+    built = _called(build, "world", world, device=device)
+    if not isinstance(built, World):
+        raise ValueError(f"expected {label(world.build)!r} to build a World, got {built!r:.80}")
+    if "prompts" in world.parts:
+        _ask(built, world.parts["prompts"])
+    if "backbone" in world.parts:
+        _generate_by(built, world.parts["backbone"])
+    return built
+
+
+def _ask(world: World, prompts: Part) -> None:
+    """Let a user's list be the world's prompts; none of it is tuned on."""
+    found = _called(build_of(prompts.build), "prompts", prompts, world)
+    world.prompts = checked(found, world)
+    world.tuning = tuple(text for text in world.tuning if text not in world.prompts)
+
+
+def _generate_by(world: World, backbone: Part) -> None:
+    """Let a user's generator make the samples; data and truth stay the world's own.
+
+    Raises:
+        ValueError: if it is no generator of the world's latents.
+    """
+    made = _called(resolve(backbone.build, {}, "backbone"), "backbone", backbone, world)
+    if not isinstance(made, Backbone):
+        raise ValueError(f"expected {label(backbone.build)!r} to build a Backbone, got {made!r:.80}")
+    if tuple(made.latent) != tuple(world.backbone.latent):
+        raise ValueError(
+            f"expected a generator of latents {tuple(world.backbone.latent)}, as the world "
+            f"{world.name!r} has, got {tuple(made.latent)}"
+        )
+    world.backbone, world.tiny = made, None
+    world.digest = f"{world.digest}-{digest([backbone.source, backbone.settings])}"
+
+
+def _called(build: Build, kind: str, of: Part, *given: Any, **more: Any) -> Any:  # noqa: ANN401
+    """What a build returns; whatever goes wrong in a user's file is said in one sentence."""
+    try:
+        return build(*given, **of.settings, **more)
+    except (ValueError, FileNotFoundError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if of.source is None:
+            raise
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"expected {kind} {label(of.build)!r} to build, got {why}") from error
 
 
 def named(text: str) -> World:
@@ -36,13 +90,18 @@ def named(text: str) -> World:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"expected WORLD,SETTING=VALUE, got {text!r}")
-        settings[key.strip()] = yaml.safe_load(value)
+        try:
+            settings[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"expected WORLD,SETTING=VALUE, got {text!r}") from None
     build = resolve(name, WORLDS, "world")
     return build(**complete(build, settings, f"world {name!r}"))
 
 
 def rewards_of(reward: Part, world: World) -> list[Reward]:
     """The rewards whose sum a specification names: `clip+hps`, or one."""
+    if reward.build in world.rewards:
+        return [world.reward(reward.build)]
     return [
         reward_of(reward.model_copy(update={"build": name}), world)
         for name in reward.build.split(JOINT)
@@ -50,7 +109,14 @@ def rewards_of(reward: Part, world: World) -> list[Reward]:
 
 
 def reward_of(reward: Part, world: World) -> Reward:
-    """The reward a specification names: one of the world's, or a user's `build(world)`."""
+    """The reward a specification names: one of the world's, or a user's `build(world)`.
+
+    Raises:
+        ValueError: if a user's file builds none.
+    """
     if reward.build in world.rewards:
         return world.reward(reward.build)
-    return resolve(reward.build, {}, "reward")(world, **reward.settings)
+    made = _called(resolve(reward.build, {}, "reward"), "reward", reward, world)
+    if not isinstance(made, Reward):
+        raise ValueError(f"expected {label(reward.build)!r} to build a Reward, got {made!r:.80}")
+    return made

@@ -127,7 +127,7 @@ class GaussianWorld(World):
 
     def _plain(self) -> GaussianReward:
         """The network with the pooling as it stands, for its linear map."""
-        w = torch.zeros(len(self.prompts), len(self._pool))
+        w = torch.zeros(len(self.book.texts), len(self._pool))
         return LinearReward(self._network(), w).to(**self._to)
 
     def _network(self) -> Network:
@@ -145,7 +145,7 @@ class GaussianWorld(World):
         Raises:
             ValueError: for any other name.
         """
-        count, q = len(self.prompts), len(self._pool)
+        count, q = len(self.book.texts), len(self._pool)
         w = torch.nn.functional.normalize(self._make.normal("w", count, q), dim=-1)
         kinds: dict[str, Callable[[], GaussianReward]] = {
             "linear": lambda: LinearReward(self._network(), w),
@@ -168,6 +168,14 @@ class GaussianWorld(World):
         """Clean latents of prompts, (B, C, H, W)."""
         mixture = self.flow.mixture
         return mixture.sample(self.book.weights(c), rng).unflatten(1, self.flow.latent)
+
+    def admit(self, c: Prompts) -> None:
+        """Refuse what is none of its scenes.
+
+        Raises:
+            ValueError: naming one.
+        """
+        self.book.own(c)
 
     def images(self, split: Split, count: int) -> Iterator[Shown]:
         """Decoded draws under the prompts in turn, so that all together are the data."""

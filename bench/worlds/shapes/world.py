@@ -57,7 +57,6 @@ class ShapesWorld(World):
     name = "shapes"
     rewards = tuple(r for r in TOWERS if r not in JUDGES)
     judges = JUDGES
-    tiny: Backbone
 
     def __init__(
         self,
@@ -86,6 +85,16 @@ class ShapesWorld(World):
         towers = {t: lambda t=t: self.reward(t) for t in dict.fromkeys(TOWERS.values())}
         self.banks = Banks(self.backbone, towers, folder / "banks", self.version)
 
+    def admit(self, c: Prompts) -> None:
+        """Refuse captions that grammar or data cannot say.
+
+        Raises:
+            ValueError: naming one.
+        """
+        for caption in c:
+            if not possible(parse(caption)):
+                raise ValueError(f"expected a caption of what the data hold, got {caption!r}")
+
     def _load(self, generator: str) -> Sd3Backbone:
         vae = self.folder / "large" / "vae"
         return sd3.load(self.folder / generator, vae=vae, text_length=0, device=self.device)
@@ -102,7 +111,11 @@ class ShapesWorld(World):
 
     def training(self, count: int) -> tuple[str, ...]:
         """Captions of training scenes, none among the `tune` and `eval` prompts."""
-        return training_set(count)
+        known = training_set(count)
+        if not set(known) & set(self.prompts):
+            return known
+        more = training_set(count + len(self.prompts))
+        return tuple(text for text in more if text not in self.prompts)[:count]
 
     def trainable(self, rank: int, seed: int) -> Backbone:
         """With LoRA on all attention."""

@@ -1,24 +1,18 @@
-"""The contract every value estimator keeps: what `stitchbench test FILE.py` checks.
+"""The contract of value estimators: `build(world, reward)`."""
 
-Authors run it on their own file; our tests run it on every estimator we ship.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from bench.contract.checking import ROWS, close, slopes
 from stitchvm.backbone import Prompts
 from stitchvm.path import noise
 from stitchvm.reward import Reward
 from stitchvm.streams import Streams
 from stitchvm.value import Target, ValueEstimator, value_and_gradient
 from stitchvm.world import World
-
-ROWS = 5
-TOLERANCE = 1e-10  # relative to the largest value; the world computes in float64
-STEP, DIFFERENCE_TOLERANCE = 1e-5, 1e-6  # of the central difference
 
 
 @dataclass(frozen=True)
@@ -59,13 +53,6 @@ def case(
     return Case(build(world, reward, **settings), z_t, t, c)
 
 
-def _close(a: torch.Tensor, b: torch.Tensor) -> None:
-    scale = max(1.0, float(a.abs().max()))
-    gap = float((a - b).abs().max())
-    if not gap <= TOLERANCE * scale:
-        raise AssertionError(f"expected equal values to {TOLERANCE:g}, got a gap of {gap:g}")
-
-
 def declares(case: Case) -> None:
     """It is a ValueEstimator with a latent shape and a Target."""
     estimator = case.estimator
@@ -91,7 +78,7 @@ def shape(case: Case) -> None:
 
 def repeatable(case: Case) -> None:
     """The same rng gives the same values."""
-    _close(case.value(), case.value())
+    close(case.value(), case.value())
 
 
 def batch_of_one(case: Case) -> None:
@@ -102,7 +89,7 @@ def batch_of_one(case: Case) -> None:
             case.estimator(case.z_t[i : i + 1], case.t[i : i + 1], [case.c[i]], rng[i : i + 1])
             for i in range(ROWS)
         ]
-    _close(together, torch.cat(alone))
+    close(together, torch.cat(alone))
 
 
 def scalar_time(case: Case) -> None:
@@ -111,14 +98,14 @@ def scalar_time(case: Case) -> None:
     with torch.no_grad():
         one = case.estimator(case.z_t, t, case.c, case.rng())
         many = case.estimator(case.z_t, t.expand(ROWS), case.c, case.rng())
-    _close(one, many)
+    close(one, many)
 
 
 def leaves_inputs(case: Case) -> None:
     """The latents are not changed in place."""
     before = case.z_t.clone()
     case.value()
-    _close(before, case.z_t)
+    close(before, case.z_t)
 
 
 def gradient(case: Case) -> None:
@@ -126,21 +113,8 @@ def gradient(case: Case) -> None:
     if not case.estimator.differentiable:
         return
     found = value_and_gradient(case.estimator, case.z_t, case.t, case.c, case.rng())
-    _close(found.value, case.value())
-    direction = Streams.of(0, "contract direction", rows=ROWS).normal(case.z_t)
-    with torch.no_grad():
-        up, down = (
-            case.estimator(case.z_t + sign * STEP * direction, case.t, case.c, case.rng())
-            for sign in (1, -1)
-        )
-    difference = (up - down) / (2 * STEP)
-    ours = (found.gradient * direction).flatten(1).sum(1)
-    gap = ((ours - difference).abs() / ours.abs().clamp(min=1e-2)).max()
-    if not float(gap) <= DIFFERENCE_TOLERANCE:
-        raise AssertionError(
-            f"expected the gradient of central differences to {DIFFERENCE_TOLERANCE:g}, "
-            f"got {ours.tolist()} for {difference.tolist()}"
-        )
+    close(found.value, case.value())
+    slopes(lambda z: case.estimator(z, case.t, case.c, case.rng()), case.z_t, found.gradient)
 
 
 def refuses(case: Case) -> None:
@@ -172,15 +146,3 @@ CHECKS: tuple[Callable[[Case], None], ...] = (
     gradient,
     refuses,
 )
-
-
-def check(case: Case) -> Iterator[tuple[str, str | None]]:
-    """Every check's one-line description, and what went wrong or None."""
-    for one in CHECKS:
-        about = (one.__doc__ or one.__name__).strip()
-        try:
-            one(case)
-        except Exception as error:
-            yield about, f"{type(error).__name__}: {error}"
-        else:
-            yield about, None

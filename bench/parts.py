@@ -1,0 +1,75 @@
+"""Parts of a suite as written, resolved: every setting, and the digests of users' files."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.cell import label
+from bench.part import Part
+from bench.resolve import Build, complete, resolve, source_digest
+
+PLACED = ("backbone", "prompts")  # a world's mapping may name files for these
+
+
+def part(value: Any, registry: Mapping[str, Build], kind: str) -> Part:
+    """A reward, estimator, algorithm, judge or metric of a suite.
+
+    Raises:
+        ValueError: if it does not resolve.
+    """
+    entry = _entry(value, kind)
+    return _resolved(entry, resolve(entry["build"], registry, kind), registry, kind)
+
+
+def world_part(value: Any, registry: Mapping[str, Build]) -> Part:
+    """A world, with a generator or a list of prompts that a user's file puts into it.
+
+    Raises:
+        ValueError: if any of them does not resolve.
+    """
+    from bench.prompts import build_of, listed  # noqa: PLC0415 - imports torch
+
+    entry, parts = _entry(value, "world"), {}
+    if "backbone" in entry:
+        parts["backbone"] = part(entry.pop("backbone"), {}, "backbone")
+    if isinstance(entry.get("prompts"), Mapping) or listed(entry.get("prompts")):
+        of = _entry(entry.pop("prompts"), "prompts")
+        parts["prompts"] = _resolved(of, build_of(of["build"]), {}, "prompts")
+    found = _resolved(entry, resolve(entry["build"], registry, "world"), registry, "world")
+    return found.model_copy(update={"parts": parts})
+
+
+def parts_of(values: Any, kind: str) -> list[Part]:
+    """Judges or metrics of users' files, told apart by the names that tables call them.
+
+    Raises:
+        ValueError: for no list, or two of one name.
+    """
+    if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
+        raise ValueError(f"expected a list of {kind}s, got {values!r}")
+    found = [part(value, {}, kind) for value in values]
+    names = [label(value) for value in values]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected {kind}s of different names, got {', '.join(names)}")
+    return [
+        one.model_copy(update={"name": name}) for one, name in zip(found, names, strict=True)
+    ]
+
+
+def _entry(value: Any, kind: str) -> dict[str, Any]:
+    entry = dict(value) if isinstance(value, Mapping) else {"build": value}
+    if not isinstance(entry.get("build"), str):
+        raise ValueError(f"expected {kind} as a name or a mapping with `build`, got {value!r}")
+    return entry
+
+
+def _resolved(
+    entry: Mapping[str, Any], build: Build, registry: Mapping[str, Build], kind: str
+) -> Part:
+    given = {k: v for k, v in entry.items() if k not in {"build", "name"}}
+    what = f"{kind} {label(entry)!r}"
+    if "device" in given:
+        raise ValueError(f"{what}: expected no device: --device says where to run")
+    settings = complete(build, given, what)
+    settings.pop("device", None)
+    source = source_digest(entry["build"], registry)
+    return Part(build=entry["build"], settings=settings, source=source)

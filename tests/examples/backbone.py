@@ -1,0 +1,27 @@
+"""A backbone: the exact flow of data that are one Gaussian N(0, variance I), whatever the prompt."""
+
+from stitchvm.path import expand_time
+from stitchvm.whole import WholeBackbone
+
+
+class Plain(WholeBackbone):
+    def __init__(self, like, variance):
+        super().__init__()
+        self.like, self.latent = like, like.latent
+        weight = next(iter(like.state_dict().values()))  # tells dtype and device
+        self.register_buffer("variance", weight.new_tensor(variance))
+
+    def velocity(self, z_t, t, c):
+        t = expand_time(t, z_t)
+        a, v = 1 - t, self.variance
+        return (t - a * v) / (a**2 * v + t**2) * z_t
+
+    def encode(self, x):
+        return self.like.encode(x)
+
+    def decode(self, z_0):
+        return self.like.decode(z_0)
+
+
+def build(world, *, variance: float = 0.15):
+    return Plain(world.backbone, variance)
