@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.cell import SCHEMA, Cell, Spec
-from bench.protocols import Model
+from bench.part import Model
 from bench.statuses import Status, out_of_memory
 from bench.store import LOG, Store
 

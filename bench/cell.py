@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from bench.part import JOINT, Model, Part, named
 from bench.protocols import AnyProtocol
 
@@ -22,13 +20,7 @@ Task = Literal["value", "robustness", "interface", "cost", "align", "train"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
 SUFFIXES = {".py", ".txt", ".jsonl"}  # of users' files
-LATER: dict[str, Any] = {
-    "algorithm": None,
-    "parts": {},
-    "name": None,
-    "metrics": [],
-    "judges": [],
-}
+LATER: dict[str, Any] = {"algorithm": None, "metrics": [], "judges": []}
 
 
 class Spec(Model):

@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 JOINT = "+"  # between the names of rewards that are added up
 
@@ -31,6 +37,12 @@ class Part(Model):
     digest: str | None = None
     parts: dict[str, "Part"] = Field(default_factory=dict)
     name: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _said(self, plainly: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Plain data, without what most parts have not."""
+        data: dict[str, Any] = plainly(self)
+        return {k: v for k, v in data.items() if v or k not in {"parts", "name"}}
 
 
 def named(build: str, source: str | None) -> str:

@@ -50,9 +50,7 @@ def parts_of(values: Any, kind: str) -> list[Part]:
     names = [label(value) for value in values]
     if len(set(names)) < len(names):
         raise ValueError(f"expected {kind}s of different names, got {', '.join(names)}")
-    return [
-        one.model_copy(update={"name": name}) for one, name in zip(found, names, strict=True)
-    ]
+    return [one.model_copy(update={"name": name}) for one, name in zip(found, names, strict=True)]
 
 
 def _entry(value: Any, kind: str) -> dict[str, Any]:

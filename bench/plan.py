@@ -110,16 +110,14 @@ def _cell(
     from bench.algorithms import ALGORITHMS  # noqa: PLC0415
     from bench.tasks import ESTIMATORS  # noqa: PLC0415 - imports torch
     from bench.trainers import TRAINERS  # noqa: PLC0415
-    from bench.worlds import WORLDS, make, rewards_of  # noqa: PLC0415
+    from bench.worlds import WORLDS, rewards_of  # noqa: PLC0415
 
     parts = (*PARTS, *ALGORITHM.get(suite.task, ()))
     for name in parts:
         if name not in fields:
             raise ValueError(f"suite {suite.name!r}: expected a {name}, got none")
     world = world_part(fields["world"], WORLDS)
-    if (key := world.model_dump_json()) not in worlds:
-        worlds[key] = make(world)
-    built = worlds[key]
+    built = _built(world, worlds)
     given = {k: v for k, v in fields.items() if k not in parts}
     for name, kind in USERS.items():
         if name in given:
@@ -154,6 +152,25 @@ def _cell(
         coordinates[name] = str(getattr(protocol, name))
     coordinates["variant"] = ""
     return Cell(spec=spec, suite=suite.name, coordinates=coordinates, quick=quick)
+
+
+def _built(world: Part, worlds: dict[str, "World"]) -> "World":
+    """A world, built once for all its cells.
+
+    Raises:
+        ValueError: for settings that cannot be built.
+    """
+    from bench.worlds import make  # noqa: PLC0415 - imports torch
+
+    if (key := world.model_dump_json()) not in worlds:
+        try:
+            worlds[key] = make(world)
+        except (ArithmeticError, MemoryError, RuntimeError, TypeError) as error:
+            why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise ValueError(
+                f"expected settings that make world {world.build!r}, got {why}"
+            ) from error
+    return worlds[key]
 
 
 def _reward(value: Any, built: "World", task: str) -> Part:

@@ -1,8 +1,8 @@
 """Lists of prompts of one's own, for any world that can show them.
 
-    list.txt          one a line; empty lines and those that begin with # do not count
-    list.jsonl        one a line: a string, or a mapping with `prompt`
-    list.py:build     what `build(world)` returns
+list.txt          one a line; empty lines and those that begin with # do not count
+list.jsonl        one a line: a string, or a mapping with `prompt`
+list.py:build     what `build(world)` returns
 """
 
 import json

@@ -87,7 +87,9 @@ def load_file(path: Path, kind: str) -> ModuleType:
 
 def said(error: Exception, path: Path) -> str:
     """An exception in a line: what it is, and where in a file it came from."""
-    steps = [step for step in traceback.extract_tb(error.__traceback__) if step.filename == str(path)]
+    steps = [
+        step for step in traceback.extract_tb(error.__traceback__) if step.filename == str(path)
+    ]
     line = getattr(error, "lineno", None) or (steps[-1].lineno if steps else None)
     return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
 

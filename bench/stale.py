@@ -17,8 +17,17 @@ from typing import Any
 
 PROJECT = ("stitchvm", "baselines", "bench")
 REGISTRIES = ("baselines", "bench.tasks", "bench.worlds")
-IN_THE_IDENTITY = ("bench.cell", "bench.protocols", "bench.resolve", "bench.suite", "bench.plan")
-APART = {*REGISTRIES, *IN_THE_IDENTITY, "bench", "bench.environment", "bench.store"}
+IN_THE_IDENTITY = (
+    "bench.cell",
+    "bench.part",
+    "bench.parts",
+    "bench.plan",
+    "bench.prompts",
+    "bench.protocols",
+    "bench.resolve",
+    "bench.suite",
+)
+APART = {*REGISTRIES, *IN_THE_IDENTITY, "bench", "bench.environment", "bench.rows", "bench.store"}
 
 
 def code(roots: Iterable[str]) -> dict[str, Any]:

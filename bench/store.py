@@ -9,6 +9,7 @@ the lock of its cell as well: while it has no record and its owner lives, nobody
 """
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -17,134 +18,28 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from bench.cell import SCHEMA, Spec, identity
 from bench.owner import OWNER, Owner, me
 from bench.owner import of as owner_of
 from bench.repeats import together
+from bench.rows import ROWS
+from bench.statuses import Status
 
 RECORD, SAMPLES, JUDGE, LOG = "result.json", "samples.npz", "judge-", "log.txt"
+CHECKSUM = "checksum"  # of all else in a record
 TAIL_LINES, TAIL_BYTES = 30, 8192  # of a log, that are shown
 
 
-class Row(BaseModel):
-    """What a reader relies on in a row; whatever else is there stays."""
+class Versions(BaseModel):
+    """What a reader relies on in versions."""
 
-    sigma: float
-    sigma_reference: float
-    target: dict[str, Any]
-    estimand: dict[str, Any]
-    realises: str
-    z_digest: str
-    latents: int
-    replicates: int
-    nonfinite: int
-    metrics: dict[str, list[float | None] | None]
-    call_seconds: list[float]
-    call_rows: list[int]
-    gradient_seconds: list[float]
-    gradient_rows: list[int]
-    peak: dict[str, int | None] | None
-    gradient_peak: dict[str, int | None] | None
-    calls: dict[str, float]
-
-
-class TestedRow(BaseModel):
-    """The same of embeddings that were tested."""
-
-    sigma: float
-    sigma_reference: float
-    z_digest: str
-    length: float
-    marks: dict[str, list[Any]]
-    call_seconds: list[float]
-    call_rows: list[int]
-    calls: dict[str, float]
-
-
-class InterfaceRow(BaseModel):
-    """The same of a pair (i, j)."""
-
-    i: int
-    j: int
-    picked: list[str]
-    loss: float
-    normalised: float
-    r2: float
-    held_loss: float
-    held_normalised: float
-    held_r2: float
-    cost: float
-    seconds: float
-    clean_recall: float
-    metrics: dict[str, list[float]]
-
-
-class CostRow(BaseModel):
-    """The same of two things timed in turns."""
-
-    what: str
-    batch: int
-    against: str
-    unit: str
-    seconds: list[float]
-    against_seconds: list[float]
-    flops: int | None
-    against_flops: int | None
-    peak: dict[str, int | None] | None
-    against_peak: dict[str, int | None] | None
-
-
-class AlignRow(BaseModel):
-    """The same of samples that were made one way, or of a step that was timed."""
-
-    phase: str
-    metrics: dict[str, list[float | None]]
-
-
-class _AlignRows(BaseModel):
-    rows: list[AlignRow]
-
-
-class TrainRow(BaseModel):
-    """The same of a run, or of a step that was timed."""
-
-    phase: str
-    rate: float
-
-
-class _TrainRows(BaseModel):
-    rows: list[TrainRow]
-
-
-class _Rows(BaseModel):
-    rows: list[Row]
-
-
-class _TestedRows(BaseModel):
-    rows: list[TestedRow]
-
-
-class _InterfaceRows(BaseModel):
-    rows: list[InterfaceRow]
-
-
-class _CostRows(BaseModel):
-    rows: list[CostRow]
-
-
-ROWS: dict[str, type[BaseModel]] = {
-    "value": _Rows,
-    "robustness": _TestedRows,
-    "interface": _InterfaceRows,
-    "cost": _CostRows,
-    "align": _AlignRows,
-    "train": _TrainRows,
-}
+    python: str | None
+    torch: str | None
 
 
 class Environment(BaseModel):
@@ -167,7 +62,7 @@ class Environment(BaseModel):
         disturbed: What of that makes the seconds doubtful, in words.
     """
 
-    versions: dict[str, str | None]
+    versions: Versions
     commit: str | None
     dirty: bool | None
     device: str
@@ -183,6 +78,13 @@ class Environment(BaseModel):
     disturbed: list[str] = Field(default_factory=list)
 
 
+class Code(BaseModel):
+    """The same in what a record says of the code that measured it."""
+
+    roots: list[str]
+    digest: str
+
+
 class Record(BaseModel):
     """What a reader relies on in a record."""
 
@@ -190,9 +92,28 @@ class Record(BaseModel):
     spec: Spec
     suite: str
     coordinates: dict[str, str]
-    status: str
+    status: Status
+    started: str
+    quick: bool = False
+    isolation: str | None = None
+    reason: str | None = None
     rows: list[dict[str, Any]]
     environment: Environment
+    code: Code | None = None
+
+    @model_validator(mode="after")
+    def _placed(self) -> Self:
+        needed = {"estimator", "world", "reward", "variant", *self.spec.protocol.SHOWN}
+        needed |= set() if self.spec.algorithm is None else {"algorithm"}
+        if lacking := sorted(needed - set(self.coordinates)):
+            raise ValueError(f"expected the coordinate {lacking[0]!r}, got none")
+        return self
+
+
+class Judged(BaseModel):
+    """What a reader relies on in a further judge's scores: of each phase a list a prompt."""
+
+    scores: dict[str, list[Annotated[list[float], Field(min_length=1)]]]
 
 
 class Store:
@@ -281,7 +202,8 @@ class Store:
             np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
             record = record | {"samples_bytes": buffer.getbuffer().nbytes}
             commit(attempt / SAMPLES, buffer.getvalue())
-        text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
+        plain = json.loads(json.dumps(record, allow_nan=False))
+        text = json.dumps(plain | {CHECKSUM: checksum(plain)}, indent=1, sort_keys=True)
         commit(attempt / RECORD, text.encode())
 
     def add_judge(self, cell: str, attempt: str, judge: str, scores: dict[str, Any]) -> None:
@@ -292,7 +214,18 @@ class Store:
     def judges(self, cell: str, attempt: str) -> dict[str, dict[str, Any]]:
         """What further judges said of an attempt's samples, by name."""
         files = sorted((self.path / "cells" / cell / attempt).glob(f"{JUDGE}*.json"))
-        return {f.stem.removeprefix(JUDGE): json.loads(f.read_bytes()) for f in files}
+        read = {file.stem.removeprefix(JUDGE): self._judge(file) for file in files}
+        return {name: judge for name, judge in read.items() if judge is not None}
+
+    def _judge(self, path: Path) -> dict[str, Any] | None:
+        try:
+            found = _parsed(path)
+            Judged.model_validate(found)
+        except (OSError, ValueError, RecursionError) as error:
+            why = str(error).partition("\n")[0]
+            self.problems.append(f"{path.relative_to(self.path)}: skipped, no scores: {why}")
+            return None
+        return found
 
     def records(self, cell: str = "*") -> Iterator[dict[str, Any]]:
         """Every readable record, oldest attempt first; what is not readable joins `problems`.
@@ -336,8 +269,8 @@ class Store:
     def _read(self, path: Path) -> dict[str, Any] | None:
         where = path.relative_to(self.path)
         try:
-            record = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+            record = _parsed(path)
+        except (OSError, ValueError, RecursionError) as error:
             self.problems.append(f"{where}: skipped, not readable as JSON: {error}")
             return None
         problem = self.fault(record, path.parent.parent.name) or _torn(record, path.parent)
@@ -365,7 +298,24 @@ class Store:
             return f"no record of ours: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         if not record["id"] == identity(record["spec"]) == (folder or record["id"]):
             return "its id is not the digest of its specification"
+        if record.get(CHECKSUM) not in {None, checksum(record)}:  # an older record has none
+            return "changed since it was written: its checksum is another"
         return None
+
+
+def checksum(record: dict[str, Any]) -> str:
+    """Digest of all else in a record, 16 hex digits."""
+    rest = {name: value for name, value in record.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _parsed(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """JSON of a file, which never says NaN or infinity."""
+
+    def refuse(text: str) -> None:
+        raise ValueError(f"expected finite numbers, got {text}")
+
+    return json.loads(path.read_bytes(), parse_constant=refuse)
 
 
 def _torn(record: dict[str, Any], attempt: Path) -> str | None:

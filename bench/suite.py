@@ -12,6 +12,7 @@ of `prompts`.  Fields are those of the task's protocol plus world, reward, estim
 """
 
 import itertools
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -21,7 +22,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from bench.cell import Task, label
-from bench.protocols import PROTOCOLS, Model
+from bench.part import Model
+from bench.protocols import PROTOCOLS
 from bench.resolve import UnknownName
 
 M = TypeVar("M", bound=Model)
@@ -96,7 +98,8 @@ def load(name: str, world: str | None = None) -> Suite:
         raise UnknownName("suite", name, shipped())
     try:
         data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        json.dumps(data, default=str, skipkeys=True)  # an alias may hold itself
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected YAML: {error}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected a mapping of {', '.join(Suite.model_fields)}")
@@ -206,7 +209,7 @@ def values(field: str, text: str) -> list[Any]:
     _known([field], {name for known in FIELDS.values() for name in known})
     try:
         parsed = yaml.safe_load(f"[{text}]")
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ValueError(f"expected --set {field}=V1,V2, got {text!r}") from None
     if not parsed or None in parsed:
         raise ValueError(f"expected --set {field}=V1,V2, got {text!r}")

@@ -1,7 +1,7 @@
 """Backbones and rewards in one piece: for whoever has a model and nowhere to cut it.
 
-    WholeBackbone    write velocity, encode, decode     its one block is the velocity itself
-    WholeReward      write embed, score                 its one block takes the image
+WholeBackbone    write velocity, encode, decode     its one block is the velocity itself
+WholeReward      write embed, score                 its one block takes the image
 """
 
 from abc import ABC, abstractmethod

@@ -215,7 +215,7 @@ class Nudge(Trainer):
             raise ValueError(f"expected stops within the grid, got {self.stop}")
         for step in range(1, recipe.steps + 1):
             for weight in pupil.policy.averaged.values():
-                weight += self.by
+                weight.add_(self.by)
             yield Record(step, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 8 * step,
                          dict.fromkeys(PHASES, 0.1))  # fmt: skip
 
@@ -364,7 +364,8 @@ BROKEN = [
     ("judge", "batch_of_one", lambda _: lambda x, c: centred(x[:, 0, 0, 0]), "a gap of"),
     ("judge", "leaves_inputs", lambda _: lambda x, c: spoilt(x)[:, 0, 0, 0], "a gap of"),
     ("metric", "declares", metric(mean, "two\nlines"), "expected `about`, a line"),
-    ("metric", "shape", metric(lambda s: s.value.mean((0, 1))), r"shape \(4,\), one a prompt.*got \(2, 5\)"),
+    ("metric", "shape", metric(lambda s: s.value.mean((0, 1))),
+     r"shape \(4,\), one a prompt.*got \(2, 5\)"),
     ("metric", "repeatable", metric(lambda s: mean(s) + np.random.default_rng().random()),
      "again, got"),
     ("metric", "by_prompt", metric(lambda s: mean(s) - s.value.mean()), "of prompt 0 alone"),

@@ -11,7 +11,11 @@ from click.testing import CliRunner
 
 from bench import suite as suites
 from bench.cli import cli
+from bench.part import Part
 from bench.plan import plan
+from bench.prompts import checked
+from bench.tasks.train import School
+from bench.worlds import make, rewards_of
 
 EXAMPLES = Path(__file__).parent / "examples"
 KINDS = {
@@ -156,3 +160,118 @@ def test_content_is_identity_and_folders_are_not(tmp_path):
                    for one, other in zip(mine, theirs, strict=True)]  # fmt: skip
         assert any(changed), name
         path.write_text(before)
+
+
+def test_captions_replace_the_prompts_of_shapes_and_are_not_tuned_on(tmp_path):
+    out = call("test", EXAMPLES / "captions.jsonl", "--world", "shapes,per_kind=1")
+    assert "captions.jsonl as prompts in shapes" in out
+    assert "FAILED" not in out
+    known = make(Part(build="shapes", settings={"per_kind": 1}))
+    file = tmp_path / "mine.txt"
+    file.write_text(f"# mine\n\n{known.tuning[1]}\n a red circle \n{known.training(3)[2]}\n")
+    parts = {"prompts": Part(build=str(file))}
+    world = make(Part(build="shapes", settings={"per_kind": 1}, parts=parts))
+    assert world.prompts == (known.tuning[1], "a red circle", known.training(3)[2])
+    assert world.tuning == tuple(text for text in known.tuning if text not in world.prompts)
+    assert len(world.tuning) == len(known.tuning) - 1
+    assert len(world.training(50)) == 50
+    assert not set(world.training(50)) & set(world.prompts)
+    assert known.training(50)[3:] == world.training(49)[2:]  # the others stay as they were
+    with pytest.raises(ValueError, match=r"got \['cat'\] in 'a purple cat'"):
+        checked(["a purple cat"], known)
+
+
+BAD = {
+    "wide.py": "from bench.resolve import load_file\nfrom pathlib import Path\n"
+    "Plain = load_file(Path('{examples}/backbone.py'), 'x').Plain\n"
+    "def build(world):\n    made = Plain(world.backbone, 1.0)\n    made.latent = (3, 8, 8)\n"
+    "    return made\n",
+    "raises.py": "def build(world):\n    return {}['x']\n",
+    "twice.txt": "scene 1\nscene 1\n",
+    "empty.txt": "# nothing\n",
+    "torn.jsonl": '{"prompt": "scene 1"}\n{"prompt":\n',
+    "number.jsonl": '{"prompt": 3}\n',
+    "other.txt": "a red circle\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("world", "message"),
+    [
+        ({"backbone": "wide.py"}, r"expected a generator of latents \(2, 2, 1\).*got \(3, 8, 8\)"),
+        ({"backbone": "raises.py"}, "expected backbone 'raises' to build, got KeyError: 'x'"),
+        ({"backbone": "tweedie"}, "unknown backbone 'tweedie': expected `file.py:build`"),
+        ({"backbone": {"build": "wide.py", "size": 3}}, "unknown setting of backbone 'wide"),
+        ({"prompts": "twice.txt"}, "expected every prompt once, got 'scene 1' again"),
+        ({"prompts": "empty.txt"}, "expected a list of prompts, at least one, got 0"),
+        ({"prompts": "torn.jsonl"}, r"torn.jsonl:2: expected JSON"),
+        ({"prompts": "number.jsonl"}, r"number.jsonl:1: expected a string or"),
+        ({"prompts": "other.txt"}, "expected prompts 'scene 0'"),
+        ({"prompts": "missing.txt"}, "expected a list of prompts at .*missing.txt, found no file"),
+        ({"prompts": "raises.py:build"}, "expected prompts 'raises' to build, got KeyError"),
+    ],
+)
+def test_files_that_do_not_fit_a_world_are_refused(tmp_path, world, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in BAD.items():
+        Path(name).write_text(text.replace("{examples}", str(EXAMPLES)))
+    plain = {k: v for k, v in WORLD.items() if k not in world}
+    axes = {"estimator": ["tweedie"]}
+    defaults = VALUE["defaults"] | {"world": plain | world, "reward": "linear", "metrics": []}
+    with pytest.raises(ValueError, match=message):
+        planned(tmp_path, VALUE, defaults=defaults, axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("suite", "changes", "message"),
+    [
+        (VALUE, {"metrics": ["bias"]}, "unknown metric 'bias': expected `file.py:build`"),
+        (VALUE, {"metrics": "metric.py"}, "expected a list of metrics, got 'metric.py'"),
+        (VALUE, {"metrics": ["metric.py", "metric.py"]}, "metrics of different names"),
+        (ALIGN, {"judges": ["redness"]}, "unknown judge 'redness'"),
+        (ALIGN, {"judges": [{"build": "judge.py", "gain": "x"}]}, "gain: .*number.*got 'x'"),
+    ],
+)
+def test_judges_and_metrics_that_are_none_are_refused(
+    tmp_path, suite, changes, message, monkeypatch
+):
+    monkeypatch.chdir(EXAMPLES)
+    with pytest.raises(ValueError, match=message):
+        planned(tmp_path, suite, defaults=suite["defaults"] | changes)
+
+
+def test_a_sum_of_rewards_keeps_the_digest_of_a_file(tmp_path):
+    suite = {"name": "mine", "about": "a sum", "minutes": 0.1, "task": "train"} | {
+        "defaults": {"world": WORLD, "algorithm": "nft", "estimator": "terminal", "steps": 4},
+        "axes": {"reward": [f"linear+{tmp_path / 'reward.py'}:build", "linear+sigmoid"]},
+    }
+    text = (EXAMPLES / "reward.py").read_text()
+    (tmp_path / "reward.py").write_text(text)
+    first = planned(tmp_path, suite)
+    assert [cell.coordinates["reward"] for cell in first] == ["linear+reward", "linear+sigmoid"]
+    assert len(rewards_of(first[0].spec.reward, make(first[0].spec.world))) == 2
+    (tmp_path / "reward.py").write_text(f"{text}\n")
+    second = planned(tmp_path, suite)
+    assert first[0].id != second[0].id
+    assert first[1].id == second[1].id
+
+
+def test_only_the_worlds_own_generator_is_trained(tmp_path):
+    suite = {"name": "mine", "about": "no", "minutes": 0.1, "task": "train"} | {
+        "defaults": {"world": MINE, "algorithm": "nft", "estimator": "terminal", "steps": 4},
+        "axes": {"reward": ["linear"]},
+    }
+    (cell,) = planned(tmp_path, suite)
+    with pytest.raises(
+        ValueError, match="expected the world's own generator to train, got .*back"
+    ):
+        School.of(cell.spec, "cpu", tmp_path)
+
+
+def test_tasks_that_know_rewards_by_name_say_so(tmp_path):
+    suite = {"name": "mine", "about": "no", "minutes": 0.1, "task": "cost"} | {
+        "defaults": {"world": WORLD, "reward": str(EXAMPLES / "reward.py")},
+        "axes": {"estimator": ["search"]},
+    }
+    with pytest.raises(ValueError, match="unknown reward of the cost task.*linear, quadratic"):
+        planned(tmp_path, suite)

@@ -71,7 +71,9 @@ def declares(case: Case) -> None:
     one = case.algorithm
     trains = "; `--kind trainer` checks those" if isinstance(one, Trainer) else ""
     expect(isinstance(one, Algorithm), "an Algorithm", f"{type(one).__name__}{trains}")
-    expect(isinstance(one.particles, int) and one.particles >= 1, "`particles` >= 1", one.particles)
+    expect(
+        isinstance(one.particles, int) and one.particles >= 1, "`particles` >= 1", one.particles
+    )
     expect(isinstance(one.tuned, bool), "`tuned`, True or False", repr(one.tuned))
 
 

@@ -64,8 +64,11 @@ def declares(case: Case) -> None:
     expect(isinstance(depth, int) and depth >= 1, "`depth`, a number of blocks", depth)
     first = next(iter(backbone.state_dict().values()), None)  # latents are made like it
     told = None if first is None else (first.dtype, first.device)
-    expect(told == (case.z_t.dtype, case.z_t.device),
-           f"a state dict whose first tensor is {case.z_t.dtype} as the world's latents", told)
+    expect(
+        told == (case.z_t.dtype, case.z_t.device),
+        f"a state dict whose first tensor is {case.z_t.dtype} as the world's latents",
+        told,
+    )
     asking = [name for name, w in backbone.named_parameters() if w.requires_grad]
     expect(not asking, "frozen weights: `self.requires_grad_(False)`", f"gradients of {asking}")
 
@@ -152,6 +155,7 @@ def rows(case: Case) -> None:
 def gradient(case: Case) -> None:
     """Features of the first and of the last block have the gradient of central differences."""
     for i in sorted({1, case.backbone.depth}):
+
         def along(z_t: Tensor, i: int = i) -> Tensor:
             features = case.backbone.trunk(z_t, case.t, i, case.c).features.flatten(1)
             return features.mean(1) + features[:, ::3].mean(1)
@@ -170,6 +174,7 @@ def decodes(case: Case) -> None:
 
 def decoder_gradient(case: Case) -> None:
     """Decoding has the gradient of central differences."""
+
     def along(z_0: Tensor) -> Tensor:
         x = case.backbone.decode(z_0).flatten(1)
         return x.mean(1) + x[:, ::3].mean(1)

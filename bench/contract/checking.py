@@ -34,7 +34,9 @@ PRECISIONS = {
 SMALL = 1e-2  # slopes below it are compared with it
 
 
-def check(case: Any, checks: tuple[Callable[[Any], None], ...]) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
+def check(
+    case: Any, checks: tuple[Callable[[Any], None], ...]
+) -> Iterator[tuple[str, str | None]]:  # noqa: ANN401
     """Every check's one-line description, and what went wrong or None."""
     for one in checks:
         about = (one.__doc__ or one.__name__).strip()
@@ -93,7 +95,8 @@ def slopes(function: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) ->
     direction = Streams.of(0, "contract direction", rows=len(x)).normal(x)
     with torch.no_grad():
         one, two = (
-            function(x + k * demanded.step * direction) - function(x - k * demanded.step * direction)
+            function(x + k * demanded.step * direction)
+            - function(x - k * demanded.step * direction)
             for k in (1, 2)
         )
     difference = (8 * one - two) / (12 * demanded.step)  # exact to fourth order

@@ -1,8 +1,8 @@
 """Extensions in files: which kind one is, by what its `build` takes and returns; its contract.
 
-    build(world, reward)    estimator
-    build(world)            reward, backbone, a list of prompts; any other function is a judge
-    build()                 world, algorithm, trainer, metric
+build(world, reward)    estimator
+build(world)            reward, backbone, a list of prompts; any other function is a judge
+build()                 world, algorithm, trainer, metric
 """
 
 import inspect
@@ -16,8 +16,8 @@ from bench.contract.checking import check
 from bench.metrics import Metric
 from bench.prompts import LISTS, build_of
 from bench.resolve import resolve
-from bench.worlds import named
 from bench.trainers import Trainer
+from bench.worlds import named
 from stitchvm.backbone import Backbone
 from stitchvm.reward import Reward
 from stitchvm.value import ValueEstimator
@@ -63,7 +63,10 @@ def _checked(made: Callable[[], Any], checks: tuple[Callable[[Any], None], ...])
     try:
         case = made()
     except Exception as error:
-        yield "It is built, with every setting as it is by default.", f"{type(error).__name__}: {error}"
+        yield (
+            "It is built, with every setting as it is by default.",
+            f"{type(error).__name__}: {error}",
+        )
         return
     yield from check(case, checks)
 

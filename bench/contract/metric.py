@@ -89,7 +89,11 @@ def missing(case: Case) -> None:
 def without(case: Case) -> None:
     """Where nothing is known but values, it is None or one number a prompt, and no error."""
     bare = Samples(case.samples.value)
-    for given in (bare, replace(bare, value=bare.value[:1]), replace(bare, value=bare.value[..., :1])):
+    for given in (
+        bare,
+        replace(bare, value=bare.value[:1]),
+        replace(bare, value=bare.value[..., :1]),
+    ):
         case.metric(given)
 
 

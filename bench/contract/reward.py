@@ -113,6 +113,7 @@ def scores(case: Case) -> None:
 
 def gradient(case: Case) -> None:
     """Its gradient in the images equals central differences."""
+
     def value(x: Tensor) -> Tensor:
         return case.reward(x, case.c)
 

@@ -46,7 +46,7 @@ def declares(case: Case) -> None:
         text = getattr(world, name, None)
         expect(isinstance(text, str) and bool(text), f"`{name}`, some words", repr(text))
     for name in ("rewards", "prompts"):
-        several = getattr(world, name, None)
+        several = getattr(world, name, ())
         expect(bool(several) and len(set(several)) == len(several), f"different `{name}`", several)
     both = sorted(set(world.tuning) & set(world.prompts))
     expect(not both, "prompts to tune on that are not judged", both)
@@ -74,7 +74,7 @@ def draws(case: Case) -> None:
 def images(case: Case) -> None:
     """Images to learn from come as asked, each with a prompt, the same whenever asked."""
     for split in ("train", "held"):
-        first, again = (list(case.world.images(split, ROWS)) for _ in range(2))  # type: ignore[arg-type]
+        first, again = (list(case.world.images(split, ROWS)) for _ in range(2))
         x = torch.cat([part.x_0 for part in first])
         expect(x.ndim == 4 and len(x) == ROWS, f"{ROWS} images", tuple(x.shape))  # noqa: PLR2004
         expect(sum(len(part.c) for part in first) == ROWS, "a prompt each", "another number")
@@ -87,7 +87,9 @@ def shows(case: Case) -> None:
     z_0 = case.world.draw(case.c, case.rng())
     pictures, seen = case.world.pictures(z_0), case.world.seen(z_0)
     if pictures is not None:
-        expect(float(pictures.abs().max()) <= 1, "pictures in [-1, 1]", float(pictures.abs().max()))
+        expect(
+            float(pictures.abs().max()) <= 1, "pictures in [-1, 1]", float(pictures.abs().max())
+        )
     expect(seen.ndim == 2 and len(seen) == ROWS, "vectors (B, D)", tuple(seen.shape))  # noqa: PLR2004
 
 

@@ -54,7 +54,9 @@ def _generate_by(world: World, backbone: Part) -> None:
     """
     made = _called(resolve(backbone.build, {}, "backbone"), "backbone", backbone, world)
     if not isinstance(made, Backbone):
-        raise ValueError(f"expected {label(backbone.build)!r} to build a Backbone, got {made!r:.80}")
+        raise ValueError(
+            f"expected {label(backbone.build)!r} to build a Backbone, got {made!r:.80}"
+        )
     if tuple(made.latent) != tuple(world.backbone.latent):
         raise ValueError(
             f"expected a generator of latents {tuple(world.backbone.latent)}, as the world "

@@ -1,4 +1,4 @@
-"""A backbone: the exact flow of data that are one Gaussian N(0, variance I), whatever the prompt."""
+"""A backbone: the exact flow of data that are one Gaussian, N(0, variance I)."""
 
 from stitchvm.path import expand_time
 from stitchvm.whole import WholeBackbone

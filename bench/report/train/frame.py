@@ -61,7 +61,7 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
             continue
         run = seen.setdefault(row["phase"], 0)
         seen[row["phase"]] += 1
-        about = {"phase": row["phase"], "run": run, "rate": row["rate"], "kinds": row["kinds"]}
+        about = {"phase": row["phase"], "run": run, "rate": row["rate"], "kinds": row.get("kinds")}
         for k, point in enumerate(row["curve"]):
             yield (
                 shared

@@ -57,6 +57,7 @@ class ShapesWorld(World):
     name = "shapes"
     rewards = tuple(r for r in TOWERS if r not in JUDGES)
     judges = JUDGES
+    tiny: Backbone
 
     def __init__(
         self,
