@@ -11,10 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bench.cell import SCHEMA, Part, Spec
+from bench.cell import SCHEMA, Spec
+from bench.part import Part
 from bench.protocols import PROTOCOLS
+from bench.rows import ROWS
 from bench.statuses import STATUSES
-from bench.store import ROWS, Environment, Record
+from bench.store import Environment, Record
 from bench.suite import FIELDS, Suite
 
 Schema = dict[str, Any]
