@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from bench import repeats
 from bench.comparison import Comparison, adjusted, of_cell
 
 Record = dict[str, Any]
@@ -62,7 +63,11 @@ def compare(first: Records, second: Records) -> Stores:
         [cell for cell in second if cell in ok[1] and cell not in first],
         unpaired,
         environments([a for a, _ in pairs], [b for _, b in pairs]),
-        [*_notes([a for a, _ in pairs], "first"), *_notes([b for _, b in pairs], "second")],
+        [
+            *_alone(pairs),
+            *_notes([a for a, _ in pairs], "first"),
+            *_notes([b for _, b in pairs], "second"),
+        ],
     )
 
 
@@ -76,6 +81,15 @@ def environments(
         for key in dict.fromkeys([*ours, *theirs])
         if ours.get(key) != theirs.get(key)
     }
+
+
+def _alone(pairs: list[tuple[Record, Record]]) -> Iterator[str]:
+    """Whether intervals of seconds lack what differs between processes."""
+    if alone := sum(min(map(repeats.processes, pair)) == 1 for pair in pairs):
+        yield (
+            f"{alone} cells were measured in one process: what differs between processes is not "
+            f"in their intervals of seconds (run --processes 3)"
+        )
 
 
 def _notes(records: list[Record], which: str) -> Iterator[str]:

@@ -2,21 +2,31 @@
 
 All that is random in a cell follows from its seed, so its latents are the same in both stores and
 quality is paired by prompt; where they are not (their digests differ), it is not compared.
-Seconds are paired by call: the k-th call of a cell does the same work in both.  Ratios are second
-over first, differences second minus first; p-values are Holm-adjusted over those of a task that
-are not identical.  What differs from process to process is in no interval: each store has run a
-cell in one.
+Seconds are paired by call: the k-th call of a cell does the same work in both.  Where both stores
+have measured a cell in several processes (`run --processes`), the unit is the process; of one
+process, what differs from process to process is in no interval.
+
+Ratios are second over first, differences second minus first; p-values are Holm-adjusted over those
+of a task that are not identical.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench.comparable import Figure, Kind, figures
 from bench.metrics.robustness import FIGURES as ITEMS
-from bench.stats import Interval, holm, log_ratio_interval, paired, ratio_interval
+from bench.stats import (
+    Interval,
+    holm,
+    log_ratio_interval,
+    paired,
+    process_log_ratios,
+    process_ratio_interval,
+    ratio_interval,
+)
 
 CLEAR = 0.05
 
@@ -85,7 +95,7 @@ def of_cell(a: dict[str, Any], b: dict[str, Any]) -> tuple[list[Comparison], lis
             continue
         ratio, difference, p = COMPARED[ours.kind](ours, other)
         about = (a["id"], a["spec"]["task"], name(a), *ours[:3])
-        same = ours.numbers == other.numbers
+        same = (ours.numbers, ours.others) == (other.numbers, other.others)
         found.append(
             Comparison(*about, ours.estimate(), other.estimate(), ratio, difference, p, same)
         )
@@ -117,11 +127,23 @@ def _items(a: Figure, b: Figure) -> Compared:
 
 
 def _seconds(a: Figure, b: Figure) -> Compared:
-    n = min(len(a.numbers), len(b.numbers))
-    x, y = a.x[:n], b.x[:n]
-    if not ((x > 0).all() and (y > 0).all()):
+    """Over processes where both have several, else over calls."""
+    x, y = zip(*_calls(a, b), strict=True)
+    if not all((seconds > 0).all() for seconds in (*x, *y)):
         return None, None, np.nan
-    return log_ratio_interval(y, x), None, paired(np.log(y), np.log(x), method="t").p
+    if len(x) == 1:
+        logs = np.log(y[0]), np.log(x[0])
+        return log_ratio_interval(y[0], x[0]), None, paired(*logs, method="t").p
+    ratios = process_log_ratios(y, x)
+    p = paired(ratios, np.zeros_like(ratios), method="t").p
+    return process_ratio_interval(y, x), None, p
+
+
+def _calls(a: Figure, b: Figure) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Process by process, the seconds of calls that both have."""
+    for one, other in zip(a.processes, b.processes, strict=False):
+        n = min(one.size, other.size)
+        yield one[:n], other[:n]
 
 
 def _bytes(a: Figure, b: Figure) -> Compared:

@@ -13,6 +13,7 @@ from bench.comparable import figures
 from bench.compare import compare, environments
 from bench.gate import judge, parse
 from bench.stats import log_ratio_interval, mean_interval, paired
+from bench.store import Store
 
 
 def by_id(*records):
@@ -49,7 +50,9 @@ def test_a_store_equals_itself():
     }  # fmt: skip
     assert all(one.same and not one.clear for one in stores.comparisons)
     assert not any(stores[1:-1])
-    assert stores.notes == [
+    alone, *inline = stores.notes
+    assert alone.startswith("1 cells were measured in one process")
+    assert inline == [
         f"1 cells of the {which} store shared a warm process: seconds are indicative"
         for which in ("first", "second")
     ]
@@ -63,6 +66,27 @@ def test_seconds_are_a_ratio_of_calls_in_their_order():
     assert found.difference is None
     assert found.clear
     assert comparison(twice, record(), "seconds").ratio.mean == pytest.approx(1 / by_hand.mean)
+
+
+def test_of_several_processes_the_process_is_the_unit(tmp_path):
+    """Calls within a process agree far better than processes do."""
+    spent = {"a": (1.0, 1.5, 1.2), "b": (1.3, 1.2, 1.5)}
+    first, second = (
+        Store(
+            put(tmp_path / name, *(changed(call_seconds=[x, 1.01 * x] * 2) for x in of))
+        ).latest()
+        for name, of in spent.items()
+    )
+    stores = compare(first, second)
+    [found] = [one for one in stores.comparisons if one.figure == "seconds"]
+    logs = np.log([1.3 / 1.0, 1.2 / 1.5, 1.5 / 1.2])
+    np.testing.assert_allclose(found.ratio[:3], np.exp(mean_interval(logs)[:3]))
+    assert found.ratio.n == 3
+    assert found.p == pytest.approx(paired(logs, np.zeros(3)).p)
+    assert not found.clear
+    assert not any("one process" in note for note in stores.notes)
+    once = [changed(call_seconds=[x, 1.01 * x] * 2) for x in (1.2, 1.5)]
+    assert comparison(*once, "seconds").clear  # of one each, nobody knows what another would say
 
 
 def test_noise_is_no_difference():
@@ -179,9 +203,9 @@ def test_disturbed_measurements_are_said():
     alone, noisy = (
         by_id(record(isolation="process", environment=e)) for e in (ENVIRONMENT, noisy)
     )
-    assert compare(alone, alone).notes == []
+    assert len(compare(alone, alone).notes) == 1
     assert compare(alone, noisy).environments == {}
-    assert compare(alone, noisy).notes == [
+    assert compare(alone, noisy).notes[1:] == [
         "1 cells of the second store were disturbed, such as: other processes took 1.9 of 2 cores"
     ]
 
