@@ -148,20 +148,12 @@ def plan(suite: str, store: Path | None, **options: Any) -> None:
 
 def print_table(store: Store, cells: set[str] | None = None) -> None:
     """The text tables of a store's ok cells, and what could not be shown."""
-    from bench.frame import failures  # noqa: PLC0415 - imports pandas
-    from bench.noise_floor import with_floor  # noqa: PLC0415
-    from bench.report.views import VIEWS, by_task  # noqa: PLC0415
+    from bench.report.book import chapters, said  # noqa: PLC0415 - imports pandas
 
     records = [r for r in store.latest().values() if cells is None or r["id"] in cells]
     columns = max(NARROW, min(shutil.get_terminal_size().columns, WIDE))
-    for task, mine in by_task(records).items():
-        frame, failed = with_floor(VIEWS[task].tidy(mine), store), failures(mine)
-        if not frame.empty:
-            click.echo(VIEWS[task].text(frame, failed, columns))
-        for failure in failed:
-            click.echo(
-                f"failed: {failure['estimator']} ({failure['reward']}): {failure['reason']}"
-            )
+    for chapter in chapters(store, records):
+        click.echo(said(chapter, columns))
     for problem in store.problems:
         click.echo(f"warning: {problem}", err=True)
 
@@ -180,15 +172,13 @@ def table(store: str, out: Path | None) -> None:
     found = store_of(store)
     print_table(found)
     if out is not None:
-        from bench.frame import failures  # noqa: PLC0415
-        from bench.noise_floor import with_floor  # noqa: PLC0415
-        from bench.report.views import VIEWS, by_task  # noqa: PLC0415
+        from bench.report.book import chapters  # noqa: PLC0415
+        from bench.report.views import VIEWS  # noqa: PLC0415
 
-        tasks = by_task(found.latest().values())
-        for task, mine in tasks.items():
-            folder = _folder(out, task, tasks)
-            frame = with_floor(VIEWS[task].tidy(mine), found)
-            for path in VIEWS[task].tables(frame, folder, failures(mine)):
+        found_chapters = chapters(found, found.latest().values())
+        for task, _, frame, failed in found_chapters:
+            folder = _folder(out, task, found_chapters)
+            for path in VIEWS[task].tables(frame, folder, failed):
                 click.echo(path)
 
 
@@ -204,12 +194,14 @@ def table(store: str, out: Path | None) -> None:
 def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
     """Draw two columns of STORE against each other, as png and pdf."""
     from bench.report import plots  # noqa: PLC0415
-    from bench.report.views import VIEWS, by_task  # noqa: PLC0415
+    from bench.report.book import chapters  # noqa: PLC0415
+    from bench.report.views import VIEWS  # noqa: PLC0415
 
-    tasks = by_task(store_of(store).latest().values())
-    for task, mine in tasks.items():
-        for name, figure in VIEWS[task].draw(VIEWS[task].tidy(mine), x, y, by).items():
-            for path in plots.save(figure, _folder(out, task, tasks), name):
+    kept = store_of(store)
+    found = chapters(kept, kept.latest().values())
+    for task, _, frame, _ in found:
+        for name, figure in VIEWS[task].draw(frame, x, y, by).items():
+            for path in plots.save(figure, _folder(out, task, found), name):
                 click.echo(path)
 
 
@@ -219,22 +211,11 @@ def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
 @careful
 def report(store: str, out: Path | None) -> None:
     """Write the page of STORE, which opens from the file, with its tables and plots."""
-    from bench.frame import failures  # noqa: PLC0415
-    from bench.noise_floor import with_floor  # noqa: PLC0415
-    from bench.report.views import VIEWS, by_task  # noqa: PLC0415
+    from bench.report.book import write  # noqa: PLC0415 - imports pandas
 
     found = store_of(store)
-    tasks, out = by_task(found.latest().values()), out or found.path / "report"
-    shown = [
-        (task, with_floor(VIEWS[task].tidy(mine), found), failures(mine))
-        for task, mine in tasks.items()
-    ]
-    if all(frame.empty for _, frame, _ in shown):
-        raise ValueError(f"expected at least one measured cell in {found.path}, got none")
-    for task, frame, failed in shown:
-        if not frame.empty:
-            written, path = VIEWS[task].report(found, frame, failed, _folder(out, task, tasks))
-            click.echo(f"{len(written)} tables and plots beside it; open {path.resolve()}")
+    files, page = write(found, out or found.path / "report")
+    click.echo(f"{len(files)} tables and plots beside it; open {page.resolve()}")
 
 
 @click.command(epilog="Example: stitchbench rescore table1 --judge my_judge.py:build")

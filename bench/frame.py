@@ -27,6 +27,16 @@ from bench.store import Store
 FACET = ["suite", "world", "reward", "latents", "pairing", "group", "grid", "variant", "estimand"]
 ROOTS = {"rmse": "mse", "rmse_centred": "centred_mse", "rmse_realised": "mse_realised"}
 KEEP = ("quick", "isolation", "attempt", "suite", "started", "wall_seconds")
+SHOWN = {  # what tables say of a cell without numbers, in its place
+    "oom_gpu": "OOM",
+    "oom_host": "OOM (host)",
+    "timeout": "timeout",
+    "diverged": "diverged",
+    "error": "error",
+    "skipped": "skipped",
+    "interrupted": "interrupted",
+    "invalid": "invalid",
+}
 
 
 def load(store: str | Path) -> pd.DataFrame:
@@ -61,9 +71,16 @@ def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def failures(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Cells without an ok attempt: coordinates, status and reason."""
+    """Cells without an ok attempt: coordinates, status and its word, reason, when it was."""
     return [
-        {"cell": r["id"], "status": r["status"], "reason": r.get("reason"), **_coordinates(r)}
+        {
+            "cell": r["id"],
+            "status": r["status"],
+            "word": SHOWN.get(r["status"], r["status"]),
+            "reason": r.get("reason"),
+            "started": r.get("started", ""),
+            **_coordinates(r),
+        }
         for r in records
         if r["status"] != "ok"
     ]

@@ -496,8 +496,13 @@ def test_files_hold_the_frame_for_readers_and_for_machines(tmp_path):
     paths = tables.write(a_frame(), tmp_path, [FAILED])
     assert [path.name for path in paths] == ["values.csv", "values.md", "trust.md", "values.tex",
                                              "trust.tex"]  # fmt: skip
-    stored = pd.read_csv(paths[0])
+    every = pd.read_csv(paths[0])
+    stored, (failed,) = every[every["status"] == "ok"], every[every["status"] != "ok"].iloc
     assert len(stored) == len(a_frame())
+    assert failed[["cell", "estimator", "status"]].tolist() == [
+        "feedfacefeedface", "mine & yours", "failed"]  # fmt: skip
+    assert np.isnan(failed["rmse"])
+    assert failed["reason"] == "ValueError: expected <x>"
     assert stored["rmse"].to_numpy() == pytest.approx(a_frame()["rmse"].to_numpy(), rel=1e-15)
     assert not any(name.endswith("_by_prompt") for name in stored)
     md, tex = paths[1].read_text(), paths[3].read_text()
@@ -809,15 +814,18 @@ def test_the_page_needs_nothing_from_elsewhere(html):
     assert all(link.startswith(("#", "data:image/svg+xml;base64,")) for link in links)
     assert "http://" not in html
     assert "https://" not in html
-    assert "<script" not in html
+    assert "<script>" in html
+    assert html.count("<script") == 1  # our own, which the page's policy names by its digest
+    assert re.search(r"script-src &#39;sha256-[\w+/]{43}=&#39;", html)
+    assert "default-src &#39;none&#39;" in html
     assert "@import" not in html
     assert "url(" not in html
 
 
 def test_the_page_answers_first_and_in_order(html):
     ids = re.findall(r'<section id="(\w+)">', html)
-    assert ids == ["answer", "figures", "claims", "tables", "measured", "glossary", "failures",
-                   "reproduce"]  # fmt: skip
+    assert ids == ["answer", "claims", "tables", "figures", "measured", "glossary", "failures",
+                   "cells", "reproduce"]  # fmt: skip
     assert all(f'href="#{name}"' in html for name in ids)
     text = answer.sentence(trust.trust(quadratic((0.25, 0.75)).frame), {"constant"})
     assert text.replace("'", "&#39;") in html

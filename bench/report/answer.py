@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report import numbers, trust
-from bench.report.facets import Facet
+from bench.report.facets import Facet, split
 from bench.report.numbers import MISSING
 
 Row = Mapping[Any, Any]
@@ -34,6 +34,14 @@ def _glance(facet: Facet) -> dict[float, str]:
         time = "" if untimed else f" ({numbers.times(row['cost'])})"
         found[row["sigma"]] = f"{row['recommended']}{time}"
     return found
+
+
+def answers(frame: pd.DataFrame) -> list[str]:
+    """The sentence of every facet of a frame, with its title."""
+    return [
+        f"{f.title}: {sentence(trust.trust(f.frame), set(trust.constants(f.frame)['estimator']))}"
+        for f in split(frame)
+    ]
 
 
 def sentence(table: pd.DataFrame, constants: set[str]) -> str:

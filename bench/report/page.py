@@ -1,4 +1,4 @@
-"""One self-contained HTML page: no scripts, nothing fetched, figures inside.
+"""One self-contained HTML page: nothing fetched, figures inside, a panel for every cell.
 
 Nothing is computed here that tables, trust, claims and figures don't give.
 """
@@ -19,9 +19,11 @@ from bench.report import (
     html,
     pictures,
     plots,
+    scores,
     tables,
     trust,
 )
+from bench.report.cells import Panel
 from bench.report.facets import Facet
 from bench.report.measured import measured, warnings
 from bench.report.pictures import Pictures
@@ -65,6 +67,7 @@ def write(
     problems: Iterable[str],
     out: Path,
     seen: Iterable[Pictures] = (),
+    cells: Iterable[Panel] = (),
 ) -> Path:
     """Write the page.
 
@@ -75,12 +78,15 @@ def write(
         problems: Records that could not be read.
         out: The file.
         seen: What worlds look like, `pictures.collect`.
+        cells: What stands behind the numbers, `cells.panels`.
     """
-    failures = list(failures)
+    failures, verdicts = list(failures), claims.judge(frame)
     page = html.rendered(
         "page.html",
         worlds=_worlds(facets.split(frame, failures), drawn, list(seen)),
-        verdicts=claims.judge(frame),
+        verdicts=verdicts,
+        scores=scores.scores(verdicts),
+        cells=list(cells),
         measured=measured(frame) if len(frame) else {},
         suites=_suites(frame),
         indicative=bool(len(frame)) and bool((frame["isolation"] == "inline").any()),

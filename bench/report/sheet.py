@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import drawing, html, plots
+from bench.report import drawing, html, plots, scores
+from bench.report.cells import Panel
 from bench.report.claims import Claim, judged
 from bench.report.facets import REWARDS, RUN, Facet
 from bench.report.measured import provenance
+from bench.report.places import left_over, placed, whole
 from bench.report.typeset import latex, markdown
 
 Failures = Iterable[Mapping[str, Any]]
@@ -26,7 +28,8 @@ WIDE = 6.0  # inches: from there on a figure takes the width of the page
 class Table(NamedTuple):
     """A table as text: its file's name, a title, and what to know when reading it.
 
-    `floor` is the noise floor of its times, where it has any.
+    The index of its frame holds the cell of every row, where its rows are of cells; `floor` is the
+    noise floor of its times, where it has any.
     """
 
     name: str
@@ -97,15 +100,42 @@ def _title(at: Mapping[Any, Any]) -> str:
     return ", ".join(words.get(name, f"{name} {value}") for name, value in at.items())
 
 
+LEFT = Table("failed", "Cells of tables without any numbers", "", pd.DataFrame())
+
+
+def tables(sheet: Sheet, facet: Facet) -> list[Table]:
+    """The tables of a facet, with its failed cells in their places."""
+    return [
+        table._replace(frame=placed(table.frame, facet.frame, facet.failures))
+        for table in sheet.tables(facet)
+    ]
+
+
+def _left(facets: Iterable[Facet], failures: Failures) -> list[Table]:
+    """A table of what has no place in any other, where there is such."""
+    left = left_over(facets, failures)
+    return [LEFT._replace(frame=left)] if len(left) else []
+
+
 def text(sheet: Sheet, frame: pd.DataFrame, failures: Failures, width: int) -> str:
     """For a terminal of some width: the answer and the tables."""
-    parts = []
-    for facet in sheet.split(frame, failures):
+    parts, failures = [], list(failures)
+    facets = sheet.split(frame, failures)
+    for facet in facets:
         parts += [facet.title, *sheet.answer(facet)]
-        for table in sheet.tables(facet):
-            body = table.frame.to_string(index=False, line_width=width)
-            parts.append(f"{table.title}\n{body}\n{table.floor}".rstrip("\n"))
+        parts += [_block(table, width) for table in tables(sheet, facet)]
+    parts += [_block(table, width) for table in _left(facets, failures)]
     return "\n\n".join(parts) + "\n" if parts else "no results\n"
+
+
+def answers(sheet: Sheet, frame: pd.DataFrame) -> list[str]:
+    """What a frame comes to, each sentence with its table's title."""
+    return [f"{f.title}: {said}" for f in sheet.split(frame) for said in sheet.answer(f)]
+
+
+def _block(table: Table, width: int) -> str:
+    body = table.frame.to_string(index=False, line_width=width)
+    return f"{table.title}\n{body}\n{table.floor}".rstrip("\n")
 
 
 def write_tables(
@@ -114,18 +144,27 @@ def write_tables(
     """Write each table as md and tex, and rows.csv with every digit; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = frame[[name for name in frame.columns if not _many(str(name))]]
-    files = {"rows.csv": plain.to_csv(index=False, lineterminator="\n")}
-    for facet in sheet.split(frame, failures):
-        for table in sheet.tables(facet):
-            name = f"{facet.slug}-{table.name}"
-            title = f"{facet.title}: {table.title}"
-            body = markdown(table.frame)
-            floor = table.floor and f"\n{table.floor}\n"
-            files[f"{name}.md"] = f"## {title}\n\n{table.note}\n\n{body}{floor}"
-            files[f"{name}.tex"] = latex(table.frame, title, table.floor)
+    failures = list(failures)
+    files = {"rows.csv": whole(plain, failures).to_csv(index=False, lineterminator="\n")}
+    facets = sheet.split(frame, failures)
+    for facet in facets:
+        for table in tables(sheet, facet):
+            named = table._replace(name=f"{facet.slug}-{table.name}")
+            files |= _files(named, f"{facet.title}: {table.title}")
+    for table in _left(facets, failures):
+        files |= _files(table, table.title)
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
     return [folder / name for name in files]
+
+
+def _files(table: Table, title: str) -> dict[str, str]:
+    """A table as files: name to content."""
+    floor = table.floor and f"\n{table.floor}\n"
+    return {
+        f"{table.name}.md": f"## {title}\n\n{table.note}\n\n{markdown(table.frame)}{floor}",
+        f"{table.name}.tex": latex(table.frame, title, table.floor),
+    }
 
 
 def _many(name: str) -> bool:
@@ -147,6 +186,7 @@ def write(
     failures: Failures,
     problems: Iterable[str],
     out: Path,
+    cells: Iterable[Panel] = (),
 ) -> tuple[list[Path], Path]:
     """Write tables, plots and the page into a folder.
 
@@ -156,6 +196,7 @@ def write(
         failures: Cells without a result.
         problems: Records that could not be read.
         out: The folder.
+        cells: What stands behind the numbers, `cells.panels`.
 
     Returns:
         The files beside the page, and the page.
@@ -166,11 +207,15 @@ def write(
     for facet in facets:
         for one in drawn[facet.slug]:
             files += plots.save(one.figure, out / "plots", f"{facet.slug}-{one.name}")
+    verdicts = judged(sheet.claims, facets)
     page = html.rendered(
         "sheet.html",
         sheet=sheet,
         facets=[_shown(sheet, facet, drawn[facet.slug]) for facet in facets],
-        verdicts=judged(sheet.claims, facets),
+        left=_left(facets, failures),
+        verdicts=verdicts,
+        scores=scores.scores(verdicts),
+        cells=list(cells),
         measured=provenance(frame),
         failures=failures,
         problems=list(problems),
@@ -188,7 +233,7 @@ def _shown(sheet: Sheet, facet: Facet, drawn: list[Drawn]) -> dict[str, Any]:
     return {
         "title": facet.title,
         "answer": sheet.answer(facet),
-        "tables": sheet.tables(facet),
+        "tables": tables(sheet, facet),
         "figures": [
             {
                 "source": html.source("svg+xml", plots.rendered(one.figure, "svg")),

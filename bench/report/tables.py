@@ -1,13 +1,12 @@
 """Tables of a frame: rounded for readers (md, tex, text), with every digit for machines (csv).
 
-One table a facet, one row per noise level and estimator.  A missing number is a dash, a failed
-cell stands in its place with its status.
+One table a facet, one row per noise level and estimator; the index holds the cells.  A missing
+number is a dash, a failed cell stands in its place with its word.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import pandas as pd
@@ -17,6 +16,7 @@ from bench.report import certainty, floor, numbers, trust
 from bench.report.estimators import order
 from bench.report.facets import Facet, split
 from bench.report.numbers import MISSING
+from bench.report.places import by_cell, left_over, reason, whole, word
 from bench.report.typeset import latex, markdown
 from bench.report.verdicts import verdicts
 
@@ -49,7 +49,7 @@ TEX_PARTS = {  # a page is narrower than the table
     ),
 }  # fmt: skip
 TIMED = "time per value"
-REASON = 60  # characters of a failure's reason in a table; a report lists it whole
+LEFT = "Cells of tables without any numbers"
 
 
 def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
@@ -76,13 +76,14 @@ def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
             place = {"sigma": f"{sigma:g}", "estimator": name}
             if (row := rows.get((sigma, name))) is not None:
                 shown = {heading: text(row) for heading, text in headings.items()}
-                out.append(place | shown | found[sigma, name])
+                out.append({"cell": row["cell"]} | place | shown | found[sigma, name])
             elif name in failed:
                 out.append(place | _failed(failed[name]))
         if sigma in floors:
-            out.append({"sigma": f"{sigma:g}", "estimator": certainty.FLOOR} | floors[sigma])
+            last = {"cell": "", "sigma": f"{sigma:g}", "estimator": certainty.FLOOR}
+            out.append(last | floors[sigma])
     columns = ["sigma", "estimator", *headings, "against constant", "against best"]
-    return pd.DataFrame(out, columns=columns, dtype=object).fillna(MISSING)
+    return by_cell(out).reindex(columns=columns).fillna(MISSING)
 
 
 def own(frame: pd.DataFrame) -> dict[str, Callable[[Row], str]]:
@@ -94,6 +95,9 @@ def own(frame: pd.DataFrame) -> dict[str, Callable[[Row], str]]:
 def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
     """The answer for one facet, as text: whom to trust at each noise level, at what cost."""
     out, floors = [], certainty.shown(frame)
+    cells = dict(
+        zip(zip(frame["sigma"], frame["estimator"], strict=True), frame["cell"], strict=True)
+    )
     for row in trust.trust(frame).to_dict("records"):
         lowest = f" (lowest, {numbers.plain(row['best_rmse'])})"
         others = [
@@ -103,6 +107,7 @@ def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
         ]
         time = (row["seconds"], row["seconds_lo"], row["seconds_hi"])
         out.append({
+            "cell": cells[row["sigma"], row["recommended"]],
             "sigma": f"{row['sigma']:g}",
             "trust": row["recommended"],
             "RMSE": numbers.of(row, "rmse"),
@@ -114,12 +119,15 @@ def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
         })  # fmt: skip
         if row["sigma"] in floors:
             out[-1][certainty.FLOOR] = floors[row["sigma"]]["RMSE"]
-    return pd.DataFrame(out, dtype=object).fillna(MISSING)
+    return by_cell(out).fillna(MISSING)
 
 
 def text(frame: pd.DataFrame, failures: Failures = (), width: int = 100) -> str:
     """For a terminal of some width: RMSE by estimator and noise level, and time per value."""
-    parts = [_block(facet, width) for facet in split(frame, failures)]
+    failures, facets = list(failures), split(frame, failures)
+    parts = [_block(facet, width) for facet in facets]
+    if len(left := left_over(facets, failures)):
+        parts.append(f"{LEFT}\n{left.to_string(index=False)}")
     note = (
         "RMSE \u00b1 95 %; * lowest, ~ as good (not clearly worse, within a quarter); "
         f"time per value.\n{floor.note(frame)}"
@@ -136,16 +144,19 @@ def write(frame: pd.DataFrame, folder: Path, failures: Failures = ()) -> list[Pa
         The files, in the order written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    failures = list(failures)
     facets = split(frame, failures)
     plain = frame[[name for name in frame.columns if not str(name).endswith("_by_prompt")]]
+    left = left_over(facets, failures)
+    more_md = f"\n## {LEFT}\n\n{markdown(left)}" if len(left) else ""
+    more_tex = f"\n{latex(left, LEFT)}" if len(left) else ""
+    values = _document(facets, lambda f: markdown(value_table(f.frame, f.failures)))
     files = {
-        "values.csv": plain.to_csv(index=False, lineterminator="\n"),
-        "values.md": _document(facets, lambda f: markdown(value_table(f.frame, f.failures))),
+        "values.csv": whole(plain, failures).to_csv(index=False, lineterminator="\n"),
+        "values.md": values + more_md,
         "trust.md": _document(facets, lambda f: markdown(trust_table(f.frame))),
-        "values.tex": "\n".join(_tex(facet) for facet in facets),
-        "trust.tex": "\n".join(
-            latex(trust_table(f.frame), f.title, floor.note(f.frame)) for f in facets
-        ),
+        "values.tex": "\n".join(_tex(facet) for facet in facets) + more_tex,
+        "trust.tex": "\n".join(latex(trust_table(f.frame), f.title) for f in facets),
     }
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
@@ -172,8 +183,9 @@ def _tex(facet: Facet) -> str:
 def _failed(failure: Mapping[str, Any]) -> dict[str, str]:
     """What stands in the place of a cell that has no numbers."""
     return {
-        "estimator": f"{failure['estimator']} ({failure['status']})",
-        "target": shorten(str(failure["reason"]), REASON, placeholder=" ..."),
+        "cell": failure["cell"],
+        "estimator": f"{failure['estimator']} ({word(failure)})",
+        "target": reason(failure) or MISSING,
     }
 
 
@@ -197,7 +209,7 @@ def _block(facet: Facet, width: int) -> str:
         if floors:
             cells = "".join(f"{floors.get(s, {}).get('RMSE', ''):>{COLUMN - 1}} " for s in part)
             lines.append(f"{certainty.FLOOR:{wide}}{cells}".rstrip())
-    lines += [f"{f['estimator']:{wide}}  {f['status']}: {f['reason']}" for f in facet.failures]
+    lines += [f"{f['estimator']:{wide}}  {word(f)}: {reason(f, None)}" for f in facet.failures]
     return "\n".join(lines)
 
 

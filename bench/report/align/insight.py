@@ -12,6 +12,7 @@ from bench.report import numbers
 from bench.report.align.frame import judged, unsteered_of
 from bench.report.evidence import Evidence
 from bench.report.facets import Facet
+from bench.report.places import by_cell
 from bench.spearman import rank_correlation
 from bench.stats import Interval, mean_interval
 
@@ -37,7 +38,7 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
             known = found.loc[row["cell"]]
             at = {name: known[name] for name in ("sigma", *INSIGHT)}
             gain = gain_of(rows, row)
-            out.append({"estimator": row["estimator"], "method": row["method"], **at,
+            out.append({"cell": row["cell"], "estimator": row["estimator"], "method": row["method"], **at,
                         "gain": gain.mean, "gain_lo": gain.lo, "gain_hi": gain.hi,
                         **{f"{name}{end}": known[f"{name}{end}"] for name in INSIGHT
                            for end in ("_lo", "_hi")}})  # fmt: skip
@@ -46,8 +47,9 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
 
 def listed(rows: pd.DataFrame) -> pd.DataFrame:
     """Those as text."""
-    return pd.DataFrame([
+    return by_cell([
         {
+            "cell": row["cell"],
             "method": row["method"],
             "sigma": f"{row['sigma']:g}",
             **{title: numbers.of(row, name) for name, title in INSIGHT.items()},

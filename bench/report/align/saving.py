@@ -16,6 +16,7 @@ from bench.report import numbers
 from bench.report.align.frame import judged
 from bench.report.evidence import Evidence
 from bench.report.facets import Facet
+from bench.report.places import by_cell
 from bench.stats import Interval
 
 RESAMPLES, SEED = 2000, 0
@@ -70,11 +71,12 @@ def _saved(reward: float, rewards: Array, log_seconds: Array, seconds: float) ->
 def listed(rows: pd.DataFrame) -> pd.DataFrame:
     """Those as text, in per cent."""
     lines: dict[str, dict[str, str]] = {}
+    cells = dict(zip(rows["method"], rows["cell"], strict=True))
     for method, name, x in savings(rows):
-        line = lines.setdefault(method, {"method": method})
+        line = lines.setdefault(method, {"cell": cells[method], "method": method})
         shown = numbers.interval(100 * x.mean, 100 * x.lo, 100 * x.hi)
         line[f"against {name}, more particles"] = shown
-    return pd.DataFrame(list(lines.values())).fillna(numbers.MISSING)
+    return by_cell(lines.values()).fillna(numbers.MISSING)
 
 
 def saves(facet: Facet) -> Iterator[Evidence]:

@@ -13,6 +13,7 @@ from bench.report.align.aggregates import aggregates
 from bench.report.align.frame import PLAIN_STAGE, STAGE, judged, staged, unsteered_of
 from bench.report.facets import REWARDS, Facet
 from bench.report.paper import printed
+from bench.report.places import by_cell
 from bench.report.sheet import Table
 from bench.stats import Paired, holm, mean_interval, paired
 
@@ -89,6 +90,7 @@ def methods(rows: pd.DataFrame) -> pd.DataFrame:
         if row["phase"] == "unsteered":
             base = None
         out.append({
+            "cell": row["cell"],
             "method": str(row["method"]),
             "strength": numbers.plain(row["strength"]),
             "target reward": numbers.of(row, "target"),
@@ -105,7 +107,7 @@ def methods(rows: pd.DataFrame) -> pd.DataFrame:
             "over unsteered": numbers.times(_times(row, base)),
             "not finite": f"{row['nonfinite']:g}",
         })  # fmt: skip
-    return pd.DataFrame(out).fillna(numbers.MISSING)
+    return by_cell(out).fillna(numbers.MISSING)
 
 
 def _others(rows: pd.DataFrame) -> dict[str, str]:
@@ -156,8 +158,9 @@ def against(rows: pd.DataFrame) -> pd.DataFrame:
     found = list(comparisons(rows))
     adjusted = holm([x.p for _, _, x in found])
     lines: dict[str, dict[str, Any]] = {}
+    cells = dict(zip(rows["method"], rows["cell"], strict=True))
     for (name, metric, x), p in zip(found, adjusted, strict=True):
-        line = lines.setdefault(name, {"method": name})
+        line = lines.setdefault(name, {"cell": cells[name], "method": name})
         scale = 100 if metric == "correct" else 1
         mean, lo, hi, _ = x.difference
         shown = numbers.interval(scale * mean, scale * lo, scale * hi)
@@ -165,7 +168,7 @@ def against(rows: pd.DataFrame) -> pd.DataFrame:
         word = ("better" if x.difference.mean > 0 else "worse") if clear else "not clear"
         line[COMPARED[metric]] = f"{shown}, {word}"
         line[f"detectable ({COMPARED[metric]})"] = numbers.plain(scale * x.detectable, 2)
-    return pd.DataFrame(list(lines.values())).fillna(numbers.MISSING)
+    return by_cell(lines.values()).fillna(numbers.MISSING)
 
 
 def steps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -174,6 +177,7 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
     for row in rows[rows["phase"] == "cost"].to_dict("records"):
         spent = (row["step"], row["step_lo"], row["step_hi"])
         out.append({
+            "cell": row["cell"],
             "method": row["method"],
             "batch": f"{row['batch']:g}",
             "time": numbers.seconds_interval(*spent),
@@ -185,7 +189,7 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
             "memory over classic": numbers.plain(row["over_classic_memory"]),
             "blocks": numbers.plain(row["calls_blocks"]),
         })  # fmt: skip
-    return pd.DataFrame(out)
+    return by_cell(out)
 
 
 def stages(rows: pd.DataFrame) -> pd.DataFrame:
@@ -195,9 +199,9 @@ def stages(rows: pd.DataFrame) -> pd.DataFrame:
         for name, prefix in (("unsteered", PLAIN_STAGE), (row["method"], STAGE)):
             spent = {stage: row[f"{prefix}{stage}"] for stage in STAGES}
             shown = {stage: numbers.fixed(x) for stage, x in spent.items()}
-            line = {"method": name, "batch": f"{row['batch']:g}"} | shown
+            line = {"cell": row["cell"], "method": name, "batch": f"{row['batch']:g}"} | shown
             out.append(line | {"all": numbers.fixed(sum(spent.values()))})
-    return pd.DataFrame(out).drop_duplicates(["method", "batch"]) if out else pd.DataFrame()
+    return by_cell(out).drop_duplicates(["method", "batch"]) if out else pd.DataFrame()
 
 
 def kinds(rows: pd.DataFrame) -> pd.DataFrame:
@@ -208,8 +212,8 @@ def kinds(rows: pd.DataFrame) -> pd.DataFrame:
             continue
         x = pd.Series(row["correct_by_prompt"]).groupby(row["kinds"], sort=False)
         shares = {str(kind): f"{100 * mean:.0f} %" for kind, mean in x.mean().items()}
-        out.append({"method": str(row["method"])} | shares)
-    return pd.DataFrame(out)
+        out.append({"cell": row["cell"], "method": str(row["method"])} | shares)
+    return by_cell(out)
 
 
 def tuning(rows: pd.DataFrame) -> pd.DataFrame:
@@ -220,6 +224,7 @@ def tuning(rows: pd.DataFrame) -> pd.DataFrame:
         for _, row in part.sort_values("strength").iterrows():
             shown = isinstance(row.get("target_by_prompt"), np.ndarray)
             out.append({
+                "cell": row["cell"],
                 "method": name,
                 "strength": numbers.plain(row["strength"]),
                 "target reward": numbers.of(row, "target") if shown else numbers.MISSING,
@@ -228,7 +233,7 @@ def tuning(rows: pd.DataFrame) -> pd.DataFrame:
                 " ": ("chosen" + ("" if row["interior"] else ", at an end"))
                 if row["chosen"] else "",
             })  # fmt: skip
-    return pd.DataFrame(out)
+    return by_cell(out)
 
 
 def particles(rows: pd.DataFrame) -> pd.DataFrame:
@@ -240,13 +245,14 @@ def particles(rows: pd.DataFrame) -> pd.DataFrame:
         for entry in picked:
             n = row["algorithm.particles"]
             out.append({
+                "cell": row["cell"],
                 "method": str(row["method"]),
                 "step": f"{entry['step']}",
                 "effective share": numbers.fixed(float(np.mean(entry["ess"])) / n),
                 "ancestors": numbers.fixed(float(np.mean(entry["ancestors"])), 1),
                 "spread of values": numbers.plain(float(np.mean(entry["spread"]))),
             })  # fmt: skip
-    return pd.DataFrame(out)
+    return by_cell(out)
 
 
 def paper(facet: Facet) -> list[Table]:

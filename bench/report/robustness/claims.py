@@ -23,12 +23,17 @@ Judge = Callable[[Comparison], Iterator[tuple[str, Evidence]]]
 
 
 class Claim(NamedTuple):
-    """A statement, where it is from, the rule that judges it, and the judge."""
+    """A statement, where it is from, the rule that judges it, and the judge.
+
+    Of the paper's also what it prints, in words, and in which table.
+    """
 
     statement: str
     source: str
     rule: str
     judge: Judge
+    paper: str = ""
+    table: str = ""
 
 
 class Verdict(NamedTuple):
@@ -112,6 +117,8 @@ CLAIMS = (
         "the interval of the ratio to the clean images' figure, paired by item, lies at or above "
         "91 % at every noise level up to 0.5; did not hold where one lies below",
         of_clean,
+        "91 % (CLIP at 0.5: 52.50 of 57.90) to 99 % (aesthetic at 0.25: 0.610 of 0.618)",
+        "table5",
     ),
     Claim(
         "StitchVM lies above VAE stitching at every noise level",
@@ -119,6 +126,9 @@ CLAIMS = (
         "clearly better at every noise level (paired by item, Holm-adjusted within the table); "
         "did not hold where clearly worse",
         above_vae,
+        "at 0.5: CLIP 52.50 against 21.14, HPSv2 80.92 against 76.44, aesthetic 0.597 against "
+        "0.334",
+        "table5",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""The page of `robustness`: self-contained, no scripts, no number that tables don't give."""
+"""The page of `robustness`: self-contained, no number that tables don't give."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report import html, numbers, plots
+from bench.report import html, numbers, plots, scores
+from bench.report.cells import Panel
 from bench.report.measured import provenance
 from bench.report.robustness import claims, tables
 from bench.report.robustness.comparisons import Comparison, split
@@ -19,6 +20,7 @@ def write(
     failures: Iterable[Mapping[str, Any]],
     problems: Iterable[str],
     out: Path,
+    cells: Iterable[Panel] = (),
 ) -> Path:
     """Write the page.
 
@@ -28,8 +30,9 @@ def write(
         failures: Cells without a result: their coordinates, status and reason.
         problems: Records that could not be read.
         out: The file.
+        cells: What stands behind the numbers, `cells.panels`.
     """
-    failures = list(failures)
+    failures, verdicts = list(failures), claims.judge(frame)
     found = split(frame, failures)
     page = html.rendered(
         "robustness.html",
@@ -40,7 +43,9 @@ def write(
         tables=[{"title": one.title, "shown": tables.every(one)} for one in found],
         note=tables.NOTE,
         certain=[text for one in found if (text := certain(one))],
-        verdicts=claims.judge(frame),
+        verdicts=verdicts,
+        scores=scores.scores(verdicts),
+        cells=list(cells),
         failures=failures,
         problems=list(problems),
         measured=provenance(frame) | {"items": _items(frame)},

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bench.report import numbers
 from bench.report.numbers import MISSING
+from bench.report.places import by_cell, left_over, reason, whole, word
 from bench.report.robustness import paper
 from bench.report.robustness.comparisons import BEST, NEAR, Comparison, against_best, split
 from bench.report.typeset import latex, markdown
@@ -19,7 +20,7 @@ NOTE = (
     "worse (paired by item, Holm-adjusted within the table)."
 )
 RATIOS = {"of_ceiling": "share of the Bayes ceiling kept", "of_clean": "share of clean kept"}
-REASON = 60  # characters of a failure's reason in a table
+LEFT = "Cells of tables without any numbers"
 NAME, COLUMN = 30, 21  # characters on a terminal
 
 
@@ -47,17 +48,19 @@ def _table(
     cells = {(r["estimator"], r["sigma_reference"]): shown(r) for _, r in found.frame.iterrows()}
     heads = {s: heading(s, level) for s, level in found.sigmas.items()}
     unit = " (%)" if found.figure.percent else ""
+    of = dict(zip(found.frame["estimator"], found.frame["cell"], strict=True))
     out = [
-        {"estimator": name} | {head: cells.get((name, s), MISSING) for s, head in heads.items()}
+        {"cell": of[name], "estimator": name}
+        | {head: cells.get((name, s), MISSING) for s, head in heads.items()}
         for name in found.names
     ]
     for failure in found.failures:
-        reason = shorten(str(failure["reason"]), REASON, placeholder=" ...")
-        out.append({"estimator": f"{failure['estimator']} ({failure['status']}: {reason})"})
+        why = ": ".join(filter(None, [word(failure), reason(failure)]))
+        out.append({"cell": failure["cell"], "estimator": f"{failure['estimator']} ({why})"})
     for name, row in beside.items():
-        out.append({"estimator": name + unit} | {
+        out.append({"cell": "", "estimator": name + unit} | {
             head: numbers.plain(row.get(s)) for s, head in heads.items()})  # fmt: skip
-    return pd.DataFrame(out, columns=["estimator", *heads.values()]).fillna(MISSING)
+    return by_cell(out).reindex(columns=["estimator", *heads.values()]).fillna(MISSING)
 
 
 def heading(sigma: float, level: float) -> str:
@@ -68,11 +71,14 @@ def heading(sigma: float, level: float) -> str:
 
 def text(frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]] = ()) -> str:
     """For a terminal: every figure by estimator and noise level."""
-    parts = []
-    for found in split(frame, failures):
+    parts, failures = [], list(failures)
+    shown = split(frame, failures)
+    for found in shown:
         table = value_table(found)
         lines = [found.title, *(_line(row) for row in [list(table.columns), *table.to_numpy()])]
         parts.append("\n".join(lines))
+    if len(left := left_over(shown, failures)):
+        parts.append(f"{LEFT}\n{left.to_string(index=False)}")
     return "\n\n".join([*parts, NOTE]) + "\n"
 
 
@@ -88,11 +94,15 @@ def write(
 ) -> list[Path]:
     """Write md and tex tables, and robustness.csv with every digit; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = split(frame, failures)
+    failures = list(failures)
+    found, plain = split(frame, failures), frame.drop(columns="items")
+    left = left_over(found, failures)
+    more = {LEFT: left} if len(left) else {}
+    shown = {caption: t for f in found for caption, t in every(f).items()} | more
     files = {
-        "robustness.csv": frame.drop(columns="items").to_csv(index=False, lineterminator="\n"),
-        "robustness.md": "\n".join([NOTE, "", *map(_document, found)]),
-        "robustness.tex": "\n".join(latex(t, c) for f in found for c, t in every(f).items()),
+        "robustness.csv": whole(plain, failures).to_csv(index=False, lineterminator="\n"),
+        "robustness.md": "\n".join([NOTE, "", *map(_document, shown, shown.values())]),
+        "robustness.tex": "\n".join(latex(t, caption) for caption, t in shown.items()),
     }
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
@@ -106,5 +116,5 @@ def every(found: Comparison) -> dict[str, pd.DataFrame]:
     return {f"{found.title}{unit}": value_table(found)} | ratios
 
 
-def _document(found: Comparison) -> str:
-    return "\n".join(f"## {caption}\n\n{markdown(t)}" for caption, t in every(found).items())
+def _document(caption: str, table: pd.DataFrame) -> str:
+    return f"## {caption}\n\n{markdown(table)}"

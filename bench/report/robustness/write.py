@@ -7,12 +7,17 @@ from typing import Any
 import pandas as pd
 
 from bench.report import plots as saved
+from bench.report.cells import Panel
 from bench.report.robustness import page, plots, tables
 from bench.store import Store
 
 
 def write(
-    store: Store, frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]], out: Path
+    store: Store,
+    frame: pd.DataFrame,
+    failures: Iterable[Mapping[str, Any]],
+    out: Path,
+    cells: Iterable[Panel] = (),
 ) -> tuple[list[Path], Path]:
     """Write them into a folder.
 
@@ -21,6 +26,7 @@ def write(
         frame: The rows.
         failures: Cells without a result.
         out: The folder.
+        cells: What stands behind the numbers, `cells.panels`.
 
     Returns:
         The files beside the page, and the page.
@@ -29,4 +35,5 @@ def write(
     beside = tables.write(frame, out / "tables", failed)
     for name, figure in drawn.items():
         beside += saved.save(figure, out / "plots", name)
-    return beside, page.write(frame, drawn, failed, store.problems, out / "index.html")
+    path = page.write(frame, drawn, failed, store.problems, out / "index.html", cells)
+    return beside, path

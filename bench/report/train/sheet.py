@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report import numbers, sheet
+from bench.report.cells import Panel
 from bench.report.facets import Facet
 from bench.report.sheet import Sheet
 from bench.report.train.claims import CLAIMS
@@ -32,10 +33,14 @@ def answer(facet: Facet) -> list[str]:
 
 
 def report(
-    store: Store, frame: pd.DataFrame, failures: Iterable[Mapping[str, Any]], out: Path
+    store: Store,
+    frame: pd.DataFrame,
+    failures: Iterable[Mapping[str, Any]],
+    out: Path,
+    cells: Iterable[Panel] = (),
 ) -> tuple[list[Path], Path]:
     """Write tables, plots and the page, and `log.csv` with every training step."""
-    files, page = sheet.write(SHEET, frame, failures, store.problems, out)
+    files, page = sheet.write(SHEET, frame, failures, store.problems, out, cells)
     told = out / "tables" / "log.csv"
     log(store.records()).to_csv(told, index=False, lineterminator="\n")
     return [*files, told], page

@@ -8,6 +8,7 @@ import pandas as pd
 from bench.report import floor, numbers
 from bench.report.facets import Facet
 from bench.report.paper import printed
+from bench.report.places import by_cell
 from bench.report.sheet import Table
 from bench.report.train.frame import PHASES, ends, published_of, together
 from bench.report.train.reach import level, reached
@@ -61,6 +62,7 @@ def methods(rows: pd.DataFrame) -> pd.DataFrame:
     for name, part in ends(rows).groupby("method", sort=False):
         before = start(rows, part.iloc[0])
         line: dict[str, Any] = {
+            "cell": part["cell"].iloc[0],
             "method": name,
             "runs": f"{len(part)}",
             "learning rate": f"{part['rate'].iloc[0]:g}",
@@ -76,7 +78,7 @@ def methods(rows: pd.DataFrame) -> pd.DataFrame:
         line["from the reference"] = numbers.plain(part["train_kl"].mean(), 2)
         line["skipped"] = f"{part['train_skipped'].sum():g}"
         out.append(line)
-    return pd.DataFrame(out)
+    return by_cell(out)
 
 
 def comparisons(rows: pd.DataFrame) -> list[tuple[str, str, Paired]]:
@@ -95,15 +97,16 @@ def against(rows: pd.DataFrame) -> pd.DataFrame:
     """Those comparisons as text."""
     found = comparisons(rows)
     lines: dict[str, dict[str, Any]] = {}
+    cells = dict(zip(rows["method"], rows["cell"], strict=True))
     for (name, metric, x), p in zip(found, holm([x.p for _, _, x in found]), strict=True):
         title, scale = SHOWN[metric]
-        line = lines.setdefault(name, {"method": name})
+        line = lines.setdefault(name, {"cell": cells[name], "method": name})
         word = ("better" if x.difference.mean > 0 else "worse") if p < ALPHA else "not clear"
         mean, lo, hi, _ = x.difference
         shown = numbers.interval(scale * mean, scale * lo, scale * hi)
         line[title] = f"{shown}, {word}"
         line[f"detectable: {title}"] = numbers.plain(scale * x.detectable, 2)
-    return pd.DataFrame(list(lines.values()))
+    return by_cell(lines.values())
 
 
 def reach(rows: pd.DataFrame) -> pd.DataFrame:
@@ -117,6 +120,7 @@ def reach(rows: pd.DataFrame) -> pd.DataFrame:
             row = rows[rows["method"] == name].iloc[0]
             other = found[found["method"] == published_of(rows, row)].set_index("run")
             line = {
+                "cell": row["cell"],
                 "method": name,
                 "level": numbers.plain(goal, 4),
                 "seconds": _each(part["seconds"], numbers.seconds),
@@ -132,7 +136,7 @@ def reach(rows: pd.DataFrame) -> pd.DataFrame:
             if name in costs:
                 line["a step over published"] = numbers.of(costs[str(name)], "over_published")
             out.append(line)
-    return pd.DataFrame(out).fillna(numbers.MISSING)
+    return by_cell(out).fillna(numbers.MISSING)
 
 
 def _each(x: pd.Series, shown: Any) -> str:
@@ -145,6 +149,7 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
     for _, row in rows[rows["phase"] == "cost"].iterrows():
         spent = {phase: row[f"{phase}_seconds"] for phase in PHASES}
         out.append({
+            "cell": row["cell"],
             "method": row["method"],
             **{phase: numbers.seconds(x) for phase, x in spent.items()},
             "all": numbers.seconds(sum(spent.values())),
@@ -152,15 +157,16 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
             "memory": numbers.size(row["memory"]),
             "memory over published": numbers.plain(row["over_published_memory"]),
         })  # fmt: skip
-    return pd.DataFrame(out)
+    return by_cell(out)
 
 
 def tuning(rows: pd.DataFrame) -> pd.DataFrame:
     """Rates by method."""
     trials = rows[(rows["phase"] == "trial")]
     trials = trials[trials["last"] == True] if len(trials) else trials  # noqa: E712 - or missing
-    return pd.DataFrame(
+    return by_cell(
         {
+            "cell": row["cell"],
             "method": row["method"],
             "learning rate": f"{row['rate']:g}",
             "target reward": numbers.of(row, "target"),

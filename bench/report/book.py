@@ -1,0 +1,110 @@
+"""All of a store: a chapter for each task, and a first page where there are several."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bench.frame import failures
+from bench.noise_floor import with_floor
+from bench.report import html, scores
+from bench.report.cells import Panel, panels
+from bench.report.marks import marked
+from bench.report.places import reason
+from bench.report.scores import UNTESTABLE, Score
+from bench.report.views import VIEWS, Written, by_task
+from bench.store import Store
+
+Record = dict[str, Any]
+PAGE = "index.html"
+
+
+class Chapter(NamedTuple):
+    """One task's records with the names that reports show, their frame, and what failed."""
+
+    task: str
+    records: list[Record]
+    frame: pd.DataFrame
+    failures: list[dict[str, Any]]
+
+
+def chapters(store: Store, records: Iterable[Record]) -> list[Chapter]:
+    """Records of a store by task, in the order of first appearance."""
+    found = by_task(marked(record) for record in records)
+    return [Chapter(task, mine, with_floor(VIEWS[task].tidy(mine), store), failures(mine))
+            for task, mine in found.items()]  # fmt: skip
+
+
+def said(chapter: Chapter, width: int) -> str:
+    """A chapter for a terminal: its tables, then every failure in a line."""
+    lines = [] if chapter.frame.empty else [
+        VIEWS[chapter.task].text(chapter.frame, chapter.failures, width)
+    ]  # fmt: skip
+    lines += [
+        f"failed: {f['estimator']} ({f['reward']}): {reason(f, None) or f['word']}"
+        for f in chapter.failures
+    ]
+    return "\n".join(lines)
+
+
+def write(store: Store, out: Path) -> Written:
+    """Write every chapter, and the first page.
+
+    Returns:
+        The files beside the page to open, and that page.
+
+    Raises:
+        ValueError: if nothing was measured.
+    """
+    found = chapters(store, store.latest().values())
+    if all(chapter.frame.empty for chapter in found):
+        raise ValueError(f"expected at least one measured cell in {store.path}, got none")
+    files: list[Path] = []
+    behind = {chapter.task: panels(store, chapter.records) for chapter in found}
+    for task, _, frame, failed in found:
+        if frame.empty:
+            continue
+        folder = out if len(found) == 1 else out / task
+        beside, page = VIEWS[task].report(store, frame, failed, folder, behind[task])
+        if len(found) == 1:
+            return beside, page
+        files += [*beside, page]
+    return files, _first(found, behind, store.problems, out / PAGE)
+
+
+def _first(
+    found: list[Chapter], behind: dict[str, list[Panel]], problems: list[str], out: Path
+) -> Path:
+    """The page that leads to the others."""
+    parts = [_part(chapter) for chapter in found]
+    page = html.rendered(
+        "book.html",
+        parts=parts,
+        scores=[
+            line
+            for part in parts
+            for line in part["scores"]
+            if line.table or line.verdict != UNTESTABLE
+        ],
+        failures=[f | {"task": c.task} for c in found for f in c.failures],
+        linked={c.task: f"{c.task}/{PAGE}" for c in found if not c.frame.empty},
+        cells=[panel for c in found if c.frame.empty for panel in behind[c.task]],
+        problems=problems,
+    )
+    out.write_text(page, encoding="utf-8")
+    return out
+
+
+def _part(chapter: Chapter) -> dict[str, Any]:
+    """What the first page says of a chapter."""
+    view, empty = VIEWS[chapter.task], chapter.frame.empty
+    judged: list[Score] = [] if empty else scores.scores(view.judge(chapter.frame))
+    return {
+        "task": chapter.task,
+        "title": view.title,
+        "measured": len(chapter.records) - len(chapter.failures),
+        "failed": len(chapter.failures),
+        "answers": [] if empty else view.answer(chapter.frame),
+        "scores": judged,
+    }
