@@ -10,7 +10,7 @@ from bench.frame import failures
 from bench.noise_floor import with_floor
 from bench.report import html, scores
 from bench.report.cells import Panel, panels
-from bench.report.marks import marked
+from bench.report.marks import STALE, marked
 from bench.report.places import reason
 from bench.report.scores import UNTESTABLE, Score
 from bench.report.views import VIEWS, Written, by_task
@@ -45,6 +45,8 @@ def said(chapter: Chapter, width: int) -> str:
         f"failed: {f['estimator']} ({f['reward']}): {reason(f, None) or f['word']}"
         for f in chapter.failures
     ]
+    if any(record["stale"] and record["status"] == "ok" for record in chapter.records):
+        lines.append(STALE)
     return "\n".join(lines)
 
 

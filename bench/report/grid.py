@@ -1,7 +1,7 @@
 """A table as a page shows it: which column names a row, which cell a row is of, what it is marked.
 
 The index of a table holds, for each row, the id of the cell that its numbers are of; a table whose
-rows are of no cell has a plain index.
+rows are of no cell has a plain index.  Where columns are cells, an attribute of the table says so.
 """
 
 import re
@@ -11,6 +11,7 @@ import pandas as pd
 
 from bench.frame import SHOWN
 from bench.report.marks import DAGGER, STALE
+from bench.report.places import CELLS
 
 NAMES = ("estimator", "method", "trust")  # columns that name a row, where there is one
 STYLES = {"best": "best", "as good": "good"}
@@ -27,12 +28,16 @@ class Line(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A table: its headings, its rows, the column that names them, and a note on marks."""
+    """A table: its headings, its rows, the column that names them, a note on marks, cells.
+
+    The last are those of its columns, empty where a column is of none.
+    """
 
     heads: list[str]
     lines: list[Line]
     named: int
     note: str
+    cells: list[str]
 
 
 def grid(table: pd.DataFrame, level: str = "") -> Grid:
@@ -54,7 +59,8 @@ def grid(table: pd.DataFrame, level: str = "") -> Grid:
         style = " ".join(filter(None, marks))
         lines.append(Line(cell if _is_cell(cell) else "", style, [str(text) for text in texts]))
     stale = any(DAGGER in line.texts[named] for line in lines if line.texts)
-    return Grid(heads, lines, named, STALE if stale else "")
+    of = table.attrs.get(CELLS, {})
+    return Grid(heads, lines, named, STALE if stale else "", [of.get(head, "") for head in heads])
 
 
 def _is_cell(index: Any) -> bool:

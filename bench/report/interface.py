@@ -25,7 +25,7 @@ from bench.report.claims import PAPER, Claim
 from bench.report.evidence import Evidence
 from bench.report.facets import Facet
 from bench.report.paper import printed
-from bench.report.places import by_cell
+from bench.report.places import CELLS, Failure, word
 from bench.report.sheet import Drawn, Sheet, Table
 from bench.spearman import rank_correlation
 from bench.stats import Interval, mean_interval
@@ -189,7 +189,7 @@ def tables(facet: Facet) -> list[Table]:
         Table("ranks", "Rank correlation of the held-out loss with what finetuning ends at",
               "Spearman's, over all pairs and over the i of one j. Over all pairs it is mostly j "
               "that is ranked.", ranks(facet.frame)),
-        *(Table(name.replace("_", "-"), title, note, grid(facet.frame, name))
+        *(Table(name.replace("_", "-"), title, note, grid(facet.frame, name, facet.failures))
           for name, (title, _) in SHOWN.items()),
     ]  # fmt: skip
     for name, title in (("loss", "loss in the paper"), ("recall", "Recall@1 in the paper, %")):
@@ -200,8 +200,10 @@ def tables(facet: Facet) -> list[Table]:
     return made
 
 
-def grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A figure of every pair as text, j down and i across."""
+def grid(
+    rows: pd.DataFrame, column: str, failures: Iterable[Failure] = ()
+) -> pd.DataFrame:
+    """A figure of every pair as text, j down and i across: a cell is a column."""
     marked = [
         numbers.plain(row[column]) + "".join(m for name, m in MARKS.items() if row[name])
         for _, row in rows.iterrows()
@@ -212,8 +214,13 @@ def grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     shown = shown.astype(object).fillna(numbers.MISSING)
     shown.columns = [f"i = {i}" for i in shown.columns]
     shown.insert(0, "", [f"j = {j}" for j in shown.index])
-    shown.index = pd.Index([rows["cell"].iloc[0]] * len(shown))  # all pairs are of one cell
-    return shown
+    of = rows.drop_duplicates("i")
+    shown.attrs[CELLS] = {f"i = {i}": cell for i, cell in zip(of["i"], of["cell"], strict=True)}
+    for failure in failures:
+        head = f"i = {failure['i']} ({word(failure)})"
+        shown[head] = numbers.MISSING
+        shown.attrs[CELLS][head] = failure["cell"]
+    return shown.reset_index(drop=True)
 
 
 def ranks(rows: pd.DataFrame) -> pd.DataFrame:
@@ -226,9 +233,8 @@ def ranks(rows: pd.DataFrame) -> pd.DataFrame:
                 at: numbers.interval(*rank_correlation(part[f"held_{loss}"], part[quality])[:3])
                 for at, part in groups.items()
             }
-            cell = rows["cell"].iloc[0]
-            out.append({"cell": cell, "loss": name, "quality": called} | found)
-    return by_cell(out)
+            out.append({"loss": name, "quality": called} | found)
+    return pd.DataFrame(out)
 
 
 def figures(facet: Facet) -> list[Drawn]:

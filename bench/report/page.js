@@ -32,7 +32,7 @@ function sort(table, column, head) {
 
 function sortable(table) {
   [...table.tHead.rows[0].cells].forEach((head, column) => {
-    if (!head.textContent.trim()) return;
+    if (!head.textContent.trim() || head.querySelector("a")) return;
     const button = document.createElement("button");
     button.type = "button";
     button.title = "Sort by this column";
@@ -74,11 +74,12 @@ for (const table of document.querySelectorAll("table.data")) {
 let opener = null; // what to give the focus back to
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a");
-  const row = event.target.closest("tr[data-cell]");
+  const number = event.target.closest("[data-cell]");
   if (link) opener = link.hash.startsWith("#cell-") ? link : opener;
-  else if (row && !event.target.closest("button") && !String(getSelection())) {
-    opener = row.querySelector("a");
-    opener.click();
+  else if (number && !event.target.closest("button") && !String(getSelection())) {
+    const hash = "#cell-" + number.dataset.cell;
+    opener = number.closest("table").querySelector(`a[href="${hash}"]`);
+    location.hash = hash;
   }
 });
 document.addEventListener("keydown", (event) => {

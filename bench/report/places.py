@@ -16,6 +16,7 @@ from bench.report.marks import line
 from bench.report.numbers import MISSING
 
 Failure = Mapping[str, Any]
+CELLS = "cells"  # attribute of a table whose columns are cells: heading to id
 NAMED = ("method", "estimator")  # columns that name a row
 ABOUT = ("cell", "status", "word", "reason", "started", "estimator", "world", "reward", "suite")
 REASON = 60  # characters of a failure's reason in a table; a page lists it whole

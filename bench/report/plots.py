@@ -17,6 +17,7 @@ from bench.report.drawing import Series
 from bench.report.estimators import MARKERS, SPARE, Style, order, palette
 from bench.report.facets import Facet, split
 from bench.report.figures import FIGURES
+from bench.report.lettering import lettered
 
 METADATA: dict[str, dict[str, str | None]] = {  # nothing that differs between equal figures
     "png": {"Software": None},
@@ -34,6 +35,7 @@ def figures(frame: pd.DataFrame) -> Figures:
     """All figures of a frame: the slow part of a report, so made once for files and page."""
     if frame.empty:
         return {}
+    frame = lettered(frame)
     look = palette(frame)
     out: Figures = {}
     with drawing.styled():
@@ -96,6 +98,7 @@ def draw(
     _check("x", x, drawable)
     _check("y", y, drawable)
     _check("by", by, tellable)
+    frame = lettered(frame)
     look = _look(frame, by)
     with drawing.styled():
         facets = panels(frame.dropna(subset=[x, y]))

@@ -15,6 +15,7 @@ from bench.report import drawing, html, plots, scores
 from bench.report.cells import Panel
 from bench.report.claims import Claim, judged
 from bench.report.facets import REWARDS, RUN, Facet
+from bench.report.lettering import letters, lettered
 from bench.report.measured import provenance
 from bench.report.places import left_over, placed, whole
 from bench.report.typeset import latex, markdown
@@ -22,6 +23,7 @@ from bench.report.typeset import latex, markdown
 Failures = Iterable[Mapping[str, Any]]
 MANY, LISTED = ("_by_picture", "_by_prompt"), ("kinds", "log", "prompts", "pictures")
 ALIKE = (*RUN, "budget")  # of runs that may stand in one table
+TITLE = 160  # characters of a figure's title
 WIDE = 6.0  # inches: from there on a figure takes the width of the page
 
 
@@ -174,6 +176,7 @@ def _many(name: str) -> bool:
 
 def figures(sheet: Sheet, facet: Facet) -> list[Drawn]:
     """The figures of a facet, laid out."""
+    facet = facet._replace(frame=lettered(facet.frame), title=str(letters(facet.title, TITLE)))
     with drawing.styled():
         return [
             drawn._replace(figure=drawing.settled(drawn.figure)) for drawn in sheet.figures(facet)

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from bench.report import drawing, scales
 from bench.report.drawing import Series
 from bench.report.estimators import Palette, palette
+from bench.report.lettering import lettered
 from bench.report.robustness.comparisons import TOLD, Comparison, rivals, split
 
 CEILING, CLEAN, DECODED = ("#000000", "-"), ("#7f7f7f", "--"), ("#7f7f7f", ":")
@@ -16,6 +17,7 @@ def figures(frame: pd.DataFrame) -> dict[str, Figure]:
     """A plot for every reward and grid by the slug of its first figure, a panel for each."""
     if frame.empty:
         return {}
+    frame = lettered(frame)
     look = palette(frame)
     groups: dict[str, list[Comparison]] = {}
     for found in split(frame):
