@@ -18,6 +18,7 @@ COMMANDS = {
     "table": "print and write the tables of a store",
     "plot": "draw two columns of a store against each other",
     "report": "write the page, tables and plots of a store",
+    "repro": "print the paper's claims beside what is found here",
     "status": "show how a store stands and who runs it",
     "show": "show one cell and every attempt at it",
     "compare": "compare the cells that two stores share, and guard them by gates",
@@ -33,6 +34,7 @@ EXPLAINING = ("status", "show", "compare", "schema", "doctor")
 ELSEWHERE = {
     "run": "bench.run_command",
     "calibrate": "bench.calibrate_command",
+    "repro": "bench.repro_commands",
     "world": "bench.world_commands",
     "stitch": "bench.stitch_commands",
     **dict.fromkeys(EXPLAINING, "bench.inspect_commands"),

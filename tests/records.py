@@ -64,7 +64,8 @@ def _row(sigma, name, build, shift):
     metrics = dict.fromkeys(METRICS)
     for metric, x in {"bias": error, "mse": error**2, "centred_mse": error**2,
                       "variance": 0 * error, "squared_bias": error**2,
-                      "mse_realised": error**2, "bias_realised": error, "spearman": 1 - error / 2}.items():  # fmt: skip
+                      "mse_realised": error**2, "bias_realised": error,
+                      "spearman": 1 - error / 2}.items():  # fmt: skip
         metrics[metric] = x.tolist()
     target = {"text": "mean | prompt"}
     return {

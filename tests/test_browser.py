@@ -1,10 +1,10 @@
 """Pages in a real browser: nothing executes, nothing is fetched, nothing sticks out, all works."""
 
-import pytest
-
 import chromium
-from bench.report import book, plots
+import pytest
 from records import HOSTILE, stored, value
+
+from bench.report import book, plots
 
 pytestmark = pytest.mark.skipif(chromium.found() is None, reason="needs Chromium")
 SHAPES = [(1280, False), (1280, True), (390, False), (390, True)]
@@ -26,6 +26,7 @@ CONTRAST = """(() => {
   }
   return found.slice(0, 5);
 })()"""
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 TABLE = "document.querySelector('#tables table.data')"
 
 
@@ -43,7 +44,8 @@ def pages(tmp_path_factory):
     ok = [value(name, build=name) for name in ("truth", "constant")]
     others = [value(text, build="tweedie", shift=k) for k, text in enumerate(HOSTILE)]
     failed = [value(f"{text} too", status="oom_host", reason=text) for text in HOSTILE]
-    usual = [*ok, *(value(f"tweedie {k}", shift=k) for k in range(5)), value("big", status="oom_gpu")]
+    tweedies = [value(f"tweedie {k}", shift=k) for k in range(5)]
+    usual = [*ok, *tweedies, value("big", status="oom_gpu")]
     several = [*usual, *(value(text, status="error", task="interface") for text in HOSTILE)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "FIGURES", {"rmse": plots.FIGURES["rmse"]})
@@ -61,8 +63,7 @@ def test_pages_are_quiet_fit_and_can_be_read(browser, pages, name, width, dark):
     assert browser.requests() == [pages[name].as_uri()]
     assert browser.run("document.title").startswith("StitchVM-Bench")
     browser.run("document.querySelectorAll('main details').forEach(d => { d.open = true })")
-    assert browser.run("document.documentElement.scrollWidth - document.documentElement.clientWidth"
-                       ) <= 0  # fmt: skip
+    assert browser.run(OVERFLOW) <= 0
     assert browser.run(WIDTHS) == []
     assert browser.run(CONTRAST) == []
 

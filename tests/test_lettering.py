@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from records import HOSTILE
 
 from bench.report import drawing, plots, typeset
 from bench.report.lettering import lettered, letters
-from records import HOSTILE
 
 ENGINES = ("tectonic", "lualatex", "xelatex", "pdflatex")
 PREAMBLE = r"""\documentclass{article}
@@ -24,7 +24,9 @@ PREAMBLE = r"""\documentclass{article}
 
 def plainly(tex):
     """What LaTeX would see of a text once every escape is taken away."""
-    return re.sub(r"\\texttt\{U\+[0-9A-F]+\}|\\(?:[&%$#_{}]|[a-zA-Z]+(?:\{\})?)|\$[^$]*\$", "", tex)
+    return re.sub(
+        r"\\texttt\{U\+[0-9A-F]+\}|\\(?:[&%$#_{}]|[a-zA-Z]+(?:\{\})?)|\$[^$]*\$", "", tex
+    )
 
 
 def check_table(tex, columns):

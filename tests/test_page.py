@@ -7,14 +7,26 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from records import HOSTILE, stored, value
 
 from bench import frame as frames
-from bench.report import book, cells, marks, places, plots, scores, tables, typeset
+from bench.report import (
+    book,
+    cells,
+    estimators,
+    facets,
+    figures,
+    marks,
+    places,
+    plots,
+    scores,
+    tables,
+    typeset,
+)
+from bench.report.align import plots as drawn
 from bench.report.claims import Claim, Verdict
 from bench.report.evidence import Evidence
 from bench.report.grid import grid
-from bench.store import Store
-from records import HOSTILE, stored, value
 
 WORDS = {
     "oom_gpu": "OOM", "oom_host": "OOM (host)", "timeout": "timeout", "diverged": "diverged",
@@ -137,8 +149,8 @@ def test_a_failure_stands_in_its_row_with_its_word(made, page, status):
 
 
 def test_failures_of_a_sheet_stand_where_they_were_started():
-    frame = pd.DataFrame({"cell": ["a", "a", "b"], "started": ["1", "1", "3"],
-                          "estimator": ["A", "A", "FKS"], "algorithm": ["N = 1", "N = 1", "N = 2"]})  # fmt: skip
+    lines = [("a", "1", "A", "N = 1"), ("a", "1", "A", "N = 1"), ("b", "3", "FKS", "N = 2")]
+    frame = pd.DataFrame(lines, columns=["cell", "started", "estimator", "algorithm"])
     table = pd.DataFrame({"method": ["A", "A", "FKS"], "gain": ["1", "2", "3"]}, index=list("aab"))
     failed = [
         {"cell": "c", "status": "oom_gpu", "word": "OOM", "reason": "", "started": "2",
@@ -157,8 +169,7 @@ def test_failures_of_a_sheet_stand_where_they_were_started():
 def test_cells_of_tables_without_any_numbers_are_not_dropped(made, tmp_path):
     lost = value("lonely", status="timeout", reward="linear")
     files, _ = book.write(stored(tmp_path / "store", [*made[:3], lost]), tmp_path / "out")
-    by_name = {file.name: file.read_text() for file in files if file.suffix != ".png"
-               and file.suffix != ".pdf"}  # fmt: skip
+    by_name = {file.name: file.read_text() for file in files}
     for name in ("values.md", "values.tex"):
         assert "Cells of tables without any numbers" in by_name[name]
         assert "lonely (timeout)" in by_name[name]
@@ -273,3 +284,31 @@ def test_a_score_shows_the_evidence_that_decides(held, verdict):
 def test_claims_of_others_are_no_claims_of_the_paper():
     own = Claim("we say so", "this project", "rule", iter)
     assert scores.scores([Verdict(own, {}, [])]) == []
+
+
+# plots
+
+
+def test_variance_is_drawn_where_there_is_some_and_the_others_are_named():
+    frame = frames.tidy([value("truth", build="truth"), value("mc"), value("calm")])
+    noisy = frame["estimator"] == "mc"
+    frame.loc[noisy, ["variance", "variance_lo", "variance_hi"]] = [0.3, 0.2, 0.4]
+    (facet,) = facets.split(frame)
+    (axis,) = figures.variance(facet, estimators.palette(frame)).axes
+    (line,) = [one for one in axis.get_lines() if one.get_label() == "mc"]
+    assert line.get_ydata().tolist() == [0.3, 0.3]
+    assert axis.get_title(loc="right") == "none: truth, calm"
+    calm = facet._replace(frame=facet.frame[facet.frame["estimator"] == "calm"])
+    assert figures.variance(calm, estimators.palette(frame)) is None
+
+
+def test_memory_falls_from_the_dearest_to_the_leanest():
+    rows = pd.DataFrame({
+        "phase": "cost", "method": ["mid", "mid", "big", "small", "unknown"],
+        "batch": [1, 4, 4, 4, 4], "memory": [9e9, 30e6, 70e6, 10e6, np.nan],
+    })  # fmt: skip
+    figure = drawn.memory(facets.Facet("-", "-", "-", "-", "-", rows, []))
+    bars = [(round(p.get_x()), round(p.get_width())) for p in figure.axes[0].patches]
+    assert bars == [(30e6, 40e6), (10e6, 20e6), (0, 10e6)]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["big", "mid", "small"]
+    assert [t.get_text() for t in figure.axes[0].texts] == ["70 MB", "30 MB", "10 MB"]

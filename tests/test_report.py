@@ -672,8 +672,8 @@ def drawn():
 
 
 def test_figures_show_what_the_rows_have(drawn):
-    everything = {"bias", "rmse", "skill", "cost", "ranking", "gradient", "particles", "steps",
-                  "realised"}  # fmt: skip
+    everything = {"bias", "variance", "rmse", "skill", "cost", "ranking", "gradient",
+                  "particles", "steps", "realised"}  # fmt: skip
     assert set(drawn["quadratic-mean-prompt"]) == everything
     assert set(drawn["quadratic-soft-1-prompt"]) == everything - {"gradient", "steps"}
     assert plots.figures(pd.DataFrame()) == {}

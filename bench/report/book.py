@@ -17,7 +17,7 @@ from bench.report.views import VIEWS, Written, by_task
 from bench.store import Store
 
 Record = dict[str, Any]
-PAGE = "index.html"
+PAGE, CLAIMS = "index.html", "claims.csv"
 
 
 class Chapter(NamedTuple):
@@ -64,15 +64,24 @@ def write(store: Store, out: Path) -> Written:
         raise ValueError(f"expected at least one measured cell in {store.path}, got none")
     files: list[Path] = []
     behind = {chapter.task: panels(store, chapter.records) for chapter in found}
-    for task, _, frame, failed in found:
+    for chapter in found:
+        task, _, frame, failed = chapter
         if frame.empty:
             continue
         folder = out if len(found) == 1 else out / task
         beside, page = VIEWS[task].report(store, frame, failed, folder, behind[task])
+        beside.append(_claims(chapter, folder / "tables" / CLAIMS))
         if len(found) == 1:
             return beside, page
         files += [*beside, page]
     return files, _first(found, behind, store.problems, out / PAGE)
+
+
+def _claims(chapter: Chapter, out: Path) -> Path:
+    """Write what a chapter says to the paper's claims, for `stitchbench repro`."""
+    found = scores.scores(VIEWS[chapter.task].judge(chapter.frame))
+    scores.listed(found).to_csv(out, index=False, lineterminator="\n")
+    return out
 
 
 def _first(

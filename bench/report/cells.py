@@ -48,7 +48,7 @@ def panels(store: Store | None, records: Iterable[Record]) -> list[Panel]:
 
 def _panel(store: Store | None, record: Record) -> Panel:
     ok = record["status"] == "ok"
-    status = "ok" if ok else SHOWN.get(record["status"], record["status"])
+    status = SHOWN.get(record["status"], str(record["status"]))
     texts = {
         "Phases": _phases(record.get("phases") or {}),
         "End of its log": "\n".join(_log(store, record)),

@@ -23,6 +23,7 @@ from bench.report.estimators import Style
 STYLE = Path(__file__).parent / "paper.mplstyle"
 LEGEND_ROW = 0.15  # inches
 LETTERS = 12.5  # of a title in an inch
+NOTE = 76  # letters of a remark in a line
 PANELS = 3  # in a row
 FIT = 16  # entries of a legend in a cell of the grid
 SPARE = "spare"  # label of a cell of the grid without a panel
@@ -80,6 +81,12 @@ def head(figure: Figure, title: str) -> None:
     """A title at the left, over as many lines as it needs."""
     lines = textwrap.fill(title, int(LETTERS * figure.get_figwidth()))
     figure.suptitle(lines, x=0.01, ha="left", color="#333333")
+
+
+def note(axis: Axes, text: str) -> None:
+    """A remark at the right above a panel, over as many lines as it needs."""
+    lines = textwrap.fill(text, NOTE)
+    axis.set_title(lines, loc="right", fontsize=7, color="#555555")
 
 
 def lowest(axes: list[Axes]) -> list[Axes]:

@@ -26,6 +26,19 @@ def bias(facet: Facet, look: Palette) -> Figure | None:
     return _finished(out, axis, lines, f"bias (units of the reward{scale})")
 
 
+def variance(facet: Facet, look: Palette) -> Figure | None:
+    """Variance between replicates against the noise level; estimators without any are named."""
+    lines = _lines(facet, look, "sigma", "variance")
+    if not any((s.y > 0).any() for s in lines):
+        return None
+    out, (axis,) = drawing.figure(_title(facet, lines, "variance"))
+    visible, note = scales.log_axis(axis, lines)
+    drawing.note(axis, note.replace("0 up to rounding", "none"))
+    drawing.points(axis, visible)
+    scales.plain_logs(axis)
+    return _finished(out, axis, visible, "variance (squared units of the reward)")
+
+
 def error(facet: Facet, look: Palette) -> Figure | None:
     """RMSE against the noise level; the floor of the truth, where it has one, for the truth."""
     frame = facet.frame
@@ -35,7 +48,7 @@ def error(facet: Facet, look: Palette) -> Figure | None:
         return None
     out, (axis,) = drawing.figure(_title(facet, lines, "rmse"))
     visible, note = scales.log_axis(axis, lines)
-    axis.set_title(note, loc="right", fontsize=7, color="#555555")
+    drawing.note(axis, note)
     drawing.points(axis, visible)
     floor = scales.floor_line(axis, drawing.floor(frame))
     scales.plain_logs(axis)
@@ -133,6 +146,7 @@ def realised(facet: Facet, look: Palette) -> Figure | None:
 
 FIGURES: dict[str, Callable[[Facet, Palette], Figure | None]] = {
     "bias": bias,
+    "variance": variance,
     "rmse": error,
     "skill": skill,
     "cost": cost,

@@ -200,9 +200,7 @@ def tables(facet: Facet) -> list[Table]:
     return made
 
 
-def grid(
-    rows: pd.DataFrame, column: str, failures: Iterable[Failure] = ()
-) -> pd.DataFrame:
+def grid(rows: pd.DataFrame, column: str, failures: Iterable[Failure] = ()) -> pd.DataFrame:
     """A figure of every pair as text, j down and i across: a cell is a column."""
     marked = [
         numbers.plain(row[column]) + "".join(m for name, m in MARKS.items() if row[name])

@@ -20,7 +20,7 @@ def lettered(frame: pd.DataFrame) -> pd.DataFrame:
     texts = {
         name: frame[name].map(letters, na_action="ignore")
         for name in map(str, frame.columns)
-        if not is_numeric_dtype(frame[name]) and frame[name].map(type).eq(str).any()
+        if not is_numeric_dtype(frame[name]) and any(isinstance(x, str) for x in frame[name])
     }
     return frame.assign(**texts) if texts else frame
 

@@ -78,7 +78,8 @@ document.addEventListener("click", (event) => {
   if (link) opener = link.hash.startsWith("#cell-") ? link : opener;
   else if (number && !event.target.closest("button") && !String(getSelection())) {
     const hash = "#cell-" + number.dataset.cell;
-    opener = number.closest("table").querySelector(`a[href="${hash}"]`);
+    const links = number.closest("table").querySelectorAll("a");
+    opener = [...links].find((one) => one.hash === hash);
     location.hash = hash;
   }
 });

@@ -35,6 +35,7 @@ CAPTIONS = {
     "could use (exact posterior draws need the truth); the dashed line is the prompt's mean.",
     "skill": "Share of the prompt's mean's squared error that an estimator removes.",
     "bias": "Bias against the noise level: what no number of replicates averages away.",
+    "variance": "Variance between replicates at one latent: what more rollouts average away.",
     "ranking": "How well an estimator ranks the latents an algorithm would choose among.",
     "gradient": "Whether the estimator's gradient points where the true one does.",
     "particles": "Monte Carlo error against the number of rollouts.",
@@ -57,7 +58,7 @@ SHORT = {
     "steps": "solver steps",
     "realised": "realised rewards",
 }
-KEY = ("cost", "rmse", "skill", "bias", "gradient")
+KEY = ("cost", "rmse", "skill", "bias", "variance", "gradient")
 
 
 def write(
@@ -67,6 +68,7 @@ def write(
     problems: Iterable[str],
     out: Path,
     seen: Iterable[Pictures] = (),
+    *,
     cells: Iterable[Panel] = (),
 ) -> Path:
     """Write the page.

@@ -52,7 +52,7 @@ def placed(table: pd.DataFrame, frame: pd.DataFrame, failures: Iterable[Failure]
     if column is None or not set(table.index) <= set(times) or not failures:
         return table
     at = [times[cell] for cell in table.index]
-    rows = table.to_dict("records")
+    rows: list[dict[Any, Any]] = table.to_dict("records")
     cells = list(table.index)
     for failure in sorted(failures, key=lambda f: str(f.get("started", ""))):
         begun = str(failure.get("started", ""))

@@ -15,7 +15,7 @@ from bench.report import drawing, html, plots, scores
 from bench.report.cells import Panel
 from bench.report.claims import Claim, judged
 from bench.report.facets import REWARDS, RUN, Facet
-from bench.report.lettering import letters, lettered
+from bench.report.lettering import lettered, letters
 from bench.report.measured import provenance
 from bench.report.places import left_over, placed, whole
 from bench.report.typeset import latex, markdown

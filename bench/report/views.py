@@ -60,7 +60,9 @@ def _of_values(
         *plots.write(drawn, out / "plots"),
         *pictures.write(seen, out / "plots"),
     ]
-    path = page.write(frame, drawn, failures, store.problems, out / "index.html", seen, cells)
+    path = page.write(
+        frame, drawn, failures, store.problems, out / "index.html", seen, cells=cells
+    )
     return written, path
 
 

@@ -38,7 +38,8 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
             known = found.loc[row["cell"]]
             at = {name: known[name] for name in ("sigma", *INSIGHT)}
             gain = gain_of(rows, row)
-            out.append({"cell": row["cell"], "estimator": row["estimator"], "method": row["method"], **at,
+            about = {column: row[column] for column in ("cell", "estimator", "method")}
+            out.append({**about, **at,
                         "gain": gain.mean, "gain_lo": gain.lo, "gain_hi": gain.hi,
                         **{f"{name}{end}": known[f"{name}{end}"] for name in INSIGHT
                            for end in ("_lo", "_hi")}})  # fmt: skip

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.meter import STAGES
-from bench.report import drawing
+from bench.report import drawing, numbers
 from bench.report.align.frame import PLAIN_STAGE, STAGE, judged, staged
 from bench.report.align.insight import INSIGHT, gain_of
 from bench.report.estimators import HUES, MARKERS, SPARE, Style
@@ -33,6 +33,8 @@ CAPTIONS = {
     "over the strengths of each method, on the prompts for tuning, the same noise for all.",
     "steps": "A guided step over an unsteered one, timed in turns, with 95 % intervals, what "
     "FLOPs predict (open), and live memory.",
+    "memory": "Live memory of a guided step, the leanest at the bottom; each bar is what a method "
+    "holds above the next leaner one.",
     "stages": "The time of a guided step by stage, in unsteered steps. Blocks: those of the "
     "generator, estimator's and sampler's. What is computed again in the backward pass belongs "
     "to that.",
@@ -57,6 +59,7 @@ def figures(facet: Facet) -> list[Drawn]:
         "tuning": (rows["phase"] == "tune").any(),
         "trade": "correct" in rows and rows.loc[rows["phase"] == "tune", "correct"].notna().any(),
         "steps": (rows["phase"] == "cost").any(),
+        "memory": len(held(rows)) > 1,
         "stages": len(staged(rows)) > 0,
         "particles": any(isinstance(log, list) and log for log in judged(rows)["log"]),
         "scaling": _scales(judged(rows)),
@@ -266,6 +269,38 @@ def particles(facet: Facet) -> Figure:
     return out
 
 
+def held(rows: pd.DataFrame) -> pd.DataFrame:
+    """Methods with their live memory at the largest batch, the dearest first."""
+    known = rows[rows["phase"] == "cost"]
+    known = known[known["memory"].notna()] if "memory" in known else known.iloc[:0]
+    if known.empty:
+        return known
+    largest = known[known["batch"] == known["batch"].max()]
+    return largest.sort_values("memory", ascending=False).drop_duplicates("method")
+
+
+def memory(facet: Facet) -> Figure:
+    """A waterfall: from the method that holds most to the one that holds least."""
+    rows, look = held(facet.frame), looks(facet.frame)
+    names, sizes = rows["method"].tolist(), rows["memory"].to_numpy(float)
+    out = Figure(figsize=(7.0, 1.3 + 0.3 * len(names)), layout="constrained")
+    drawing.head(out, f"{facet.title}: live memory, batch {rows['batch'].iloc[0]:g}")
+    axis = out.add_subplot()
+    below = np.append(sizes[1:], 0.0)
+    for k, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        axis.barh(k, size - below[k], left=below[k], height=0.6, color=look[str(name)].colour)
+        axis.plot([below[k]] * 2, [k - 0.3, k + 1.3], color="#888888", linewidth=0.7,
+                  linestyle=":", zorder=1)  # fmt: skip
+        axis.annotate(numbers.size(size), (size, k), xytext=(4, 0), va="center", fontsize=7,
+                      textcoords="offset points")  # fmt: skip
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.set_xlim(0, 1.12 * sizes.max())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: numbers.size(x) if x else "0"))
+    axis.set_xlabel("live tensors above weights and inputs")
+    return out
+
+
 def samples(facet: Facet) -> Figure:
     """A grid of pictures: a method a row, a prompt a column."""
     rows = facet.frame[facet.frame["pictures"].notna()]
@@ -376,6 +411,7 @@ DRAWS: dict[str, Callable[[Facet], Figure]] = {
     "tuning": tuning,
     "trade": trade,
     "steps": steps,
+    "memory": memory,
     "stages": stages,
     "particles": particles,
     "scaling": scaling,
