@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.careful import careful
-from bench.commands import RUNS, run
+from bench.run_command import run
+from bench.stores import RUNS
 
 if TYPE_CHECKING:
     from bench.report.repro import Found
