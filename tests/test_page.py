@@ -312,3 +312,10 @@ def test_memory_falls_from_the_dearest_to_the_leanest():
     assert bars == [(30e6, 40e6), (10e6, 20e6), (0, 10e6)]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["big", "mid", "small"]
     assert [t.get_text() for t in figure.axes[0].texts] == ["70 MB", "30 MB", "10 MB"]
+
+
+def test_of_very_many_tables_only_the_plainest_of_each_world_is_drawn():
+    names = [f"{world}{k}" for world in "ab" for k in range(9)]
+    made = [facets.Facet(name[0], name, name, "", name, None, []) for name in names]
+    assert [facet.slug for facet in plots._few(made)] == ["a0", "b0"]
+    assert plots._few(made[:16]) == made[:16]

@@ -1004,7 +1004,7 @@ def test_costs_are_over_plain_tweedies():
 
 
 def test_the_answer_at_a_glance():
-    table = answer.glance([quadratic()])
+    table = answer.glance([quadratic()], [trust.trust(quadratic().frame)])
     assert table.columns.tolist() == ["what is estimated", *(f"{s:g}" for s in SIGMAS)]
     (row,) = table.to_numpy().tolist()
     assert row[1] == "tweedie (1.0\u00d7)"

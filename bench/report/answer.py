@@ -13,9 +13,14 @@ Row = Mapping[Any, Any]
 EXACT = 1e-9  # in units of the reward, which are of order 1
 
 
-def glance(facets: Iterable[Facet]) -> pd.DataFrame:
-    """Whom to trust, a row for each facet and a column for each noise level, as text."""
-    found = {facet.heading: _glance(facet) for facet in facets}
+def glance(facets: Iterable[Facet], trusted: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Whom to trust, a row for each facet and a column for each noise level, as text.
+
+    Args:
+        facets: Of one world.
+        trusted: The `trust.trust` of each.
+    """
+    found = {f.heading: _glance(f, table) for f, table in zip(facets, trusted, strict=True)}
     sigmas = sorted({sigma for row in found.values() for sigma in row})
     rows = [
         {"what is estimated": heading} | {f"{s:g}": row.get(s, MISSING) for s in sigmas}
@@ -25,11 +30,11 @@ def glance(facets: Iterable[Facet]) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)
 
 
-def _glance(facet: Facet) -> dict[float, str]:
+def _glance(facet: Facet, trusted: pd.DataFrame) -> dict[float, str]:
     """Noise level to the trusted estimator and its time over Tweedie's."""
     constants = set(trust.constants(facet.frame)["estimator"])
     found = {}
-    for row in trust.trust(facet.frame).to_dict("records"):
+    for row in trusted.to_dict("records"):
         untimed = pd.isna(row["cost"]) or row["recommended"] in constants
         time = "" if untimed else f" ({numbers.times(row['cost'])})"
         found[row["sigma"]] = f"{row['recommended']}{time}"
@@ -38,10 +43,12 @@ def _glance(facet: Facet) -> dict[float, str]:
 
 def answers(frame: pd.DataFrame) -> list[str]:
     """The sentence of every facet of a frame, with its title."""
-    return [
-        f"{f.title}: {sentence(trust.trust(f.frame), set(trust.constants(f.frame)['estimator']))}"
-        for f in split(frame)
-    ]
+    return [f"{f.title}: {of_facet(f, trust.trust(f.frame))}" for f in split(frame)]
+
+
+def of_facet(facet: Facet, trusted: pd.DataFrame) -> str:
+    """The sentence of one facet, from its `trust.trust`."""
+    return sentence(trusted, set(trust.constants(facet.frame)["estimator"]))
 
 
 def sentence(table: pd.DataFrame, constants: set[str]) -> str:

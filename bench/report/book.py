@@ -9,10 +9,10 @@ import pandas as pd
 from bench.frame import failures
 from bench.noise_floor import with_floor
 from bench.report import html, scores
-from bench.report.cells import Panel, panels
+from bench.report.cells import Behind, panels
 from bench.report.marks import STALE, marked
 from bench.report.places import reason
-from bench.report.scores import UNTESTABLE, Score
+from bench.report.scores import UNTESTABLE
 from bench.report.views import VIEWS, Written, by_task
 from bench.store import Store
 
@@ -63,32 +63,37 @@ def write(store: Store, out: Path) -> Written:
     if all(chapter.frame.empty for chapter in found):
         raise ValueError(f"expected at least one measured cell in {store.path}, got none")
     files: list[Path] = []
-    behind = {chapter.task: panels(store, chapter.records) for chapter in found}
+    behind = {c.task: Behind(panels(store, c.records), _judged(c)) for c in found}
     for chapter in found:
         task, _, frame, failed = chapter
         if frame.empty:
             continue
         folder = out if len(found) == 1 else out / task
         beside, page = VIEWS[task].report(store, frame, failed, folder, behind[task])
-        beside.append(_claims(chapter, folder / "tables" / CLAIMS))
+        beside.append(_claims(behind[task], folder / "tables" / CLAIMS))
         if len(found) == 1:
             return beside, page
         files += [*beside, page]
     return files, _first(found, behind, store.problems, out / PAGE)
 
 
-def _claims(chapter: Chapter, out: Path) -> Path:
+def _judged(chapter: Chapter) -> list[Any]:
+    """The claims of a chapter's task; of nothing measured there are none."""
+    return [] if chapter.frame.empty else VIEWS[chapter.task].judge(chapter.frame)
+
+
+def _claims(behind: Behind, out: Path) -> Path:
     """Write what a chapter says to the paper's claims, for `stitchbench repro`."""
-    found = scores.scores(VIEWS[chapter.task].judge(chapter.frame))
+    found = scores.scores(behind.verdicts or ())
     scores.listed(found).to_csv(out, index=False, lineterminator="\n")
     return out
 
 
 def _first(
-    found: list[Chapter], behind: dict[str, list[Panel]], problems: list[str], out: Path
+    found: list[Chapter], behind: dict[str, Behind], problems: list[str], out: Path
 ) -> Path:
     """The page that leads to the others."""
-    parts = [_part(chapter) for chapter in found]
+    parts = [_part(chapter, behind[chapter.task]) for chapter in found]
     page = html.rendered(
         "book.html",
         parts=parts,
@@ -100,22 +105,21 @@ def _first(
         ],
         failures=[f | {"task": c.task} for c in found for f in c.failures],
         linked={c.task: f"{c.task}/{PAGE}" for c in found if not c.frame.empty},
-        cells=[panel for c in found if c.frame.empty for panel in behind[c.task]],
+        cells=[panel for c in found if c.frame.empty for panel in behind[c.task].cells],
         problems=problems,
     )
     out.write_text(page, encoding="utf-8")
     return out
 
 
-def _part(chapter: Chapter) -> dict[str, Any]:
+def _part(chapter: Chapter, behind: Behind) -> dict[str, Any]:
     """What the first page says of a chapter."""
     view, empty = VIEWS[chapter.task], chapter.frame.empty
-    judged: list[Score] = [] if empty else scores.scores(view.judge(chapter.frame))
     return {
         "task": chapter.task,
         "title": view.title,
         "measured": len(chapter.records) - len(chapter.failures),
         "failed": len(chapter.failures),
         "answers": [] if empty else view.answer(chapter.frame),
-        "scores": judged,
+        "scores": scores.scores(behind.verdicts or ()),
     }

@@ -5,7 +5,7 @@ It holds what was measured, where, with what, how it ended, and the command that
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,21 @@ class Panel(NamedTuple):
     about: dict[str, str]
     command: str
     texts: dict[str, str]
+
+
+class Behind(NamedTuple):
+    """What a page says beside its numbers.
+
+    Attributes:
+        cells: A panel for each.
+        verdicts: The claims of the task, judged; None: the page judges them.
+    """
+
+    cells: Sequence[Panel] = ()
+    verdicts: list[Any] | None = None
+
+
+ALONE = Behind()  # nothing
 
 
 def panels(store: Store | None, records: Iterable[Record]) -> list[Panel]:
@@ -81,7 +96,8 @@ def _about(record: Record) -> dict[str, str]:
         "isolation": record.get("isolation"),
         "attempt": record.get("attempt"),
         "machine": environment.get("device_name"),
-        "device": f"{environment.get('device')}, {environment.get('threads')} threads",
+        "device": environment.get("device"),
+        "threads": environment.get("threads"),
         "commit": _commit(environment),
         "code": record.get("code"),
     }

@@ -13,7 +13,6 @@ from bench.report import (
     answer,
     certainty,
     claims,
-    facets,
     floor,
     glossary,
     html,
@@ -21,9 +20,8 @@ from bench.report import (
     plots,
     scores,
     tables,
-    trust,
 )
-from bench.report.cells import Panel
+from bench.report.cells import ALONE, Behind
 from bench.report.facets import Facet
 from bench.report.measured import measured, warnings
 from bench.report.pictures import Pictures
@@ -69,7 +67,8 @@ def write(
     out: Path,
     seen: Iterable[Pictures] = (),
     *,
-    cells: Iterable[Panel] = (),
+    behind: Behind = ALONE,
+    made: list[tables.Shown] | None = None,
 ) -> Path:
     """Write the page.
 
@@ -80,15 +79,18 @@ def write(
         problems: Records that could not be read.
         out: The file.
         seen: What worlds look like, `pictures.collect`.
-        cells: What stands behind the numbers, `cells.panels`.
+        behind: What the page says beside its numbers.
+        made: `tables.shown` of the frame, where that is known.
     """
-    failures, verdicts = list(failures), claims.judge(frame)
+    failures = list(failures)
+    found = tables.shown(frame, failures) if made is None else made
+    verdicts = claims.judge(frame) if behind.verdicts is None else behind.verdicts
     page = html.rendered(
         "page.html",
-        worlds=_worlds(facets.split(frame, failures), drawn, list(seen)),
+        worlds=_worlds(found, drawn, list(seen)),
         verdicts=verdicts,
         scores=scores.scores(verdicts),
-        cells=list(cells),
+        cells=behind.cells,
         measured=measured(frame) if len(frame) else {},
         suites=_suites(frame),
         indicative=bool(len(frame)) and bool((frame["isolation"] == "inline").any()),
@@ -105,19 +107,19 @@ def write(
 
 
 def _worlds(
-    found: list[Facet], drawn: plots.Figures, seen: list[Pictures]
+    found: list[tables.Shown], drawn: plots.Figures, seen: list[Pictures]
 ) -> list[dict[str, Any]]:
     """Each world with its facets."""
     out = []
-    for world in dict.fromkeys(facet.world for facet in found):
-        mine = [facet for facet in found if facet.world == world]
-        rows = pd.concat([facet.frame for facet in mine])
+    for world in dict.fromkeys(one.facet.world for one in found):
+        mine = [one for one in found if one.facet.world == world]
+        rows = pd.concat([one.facet.frame for one in mine])
         out.append({
             "name": world,
             "about": glossary.WORLDS.get(world, ""),
             "truth": certainty.of_world(rows),
-            "glance": answer.glance(mine),
-            "facets": [_facet(facet, drawn[facet.slug]) for facet in mine],
+            "glance": answer.glance([one.facet for one in mine], [one.trusted for one in mine]),
+            "facets": [_facet(one, drawn.get(one.facet.slug, {})) for one in mine],
             "pictures": [_grid(shown) for shown in seen if shown.world == world],
         })  # fmt: skip
     return out
@@ -134,17 +136,17 @@ def _grid(shown: Pictures) -> dict[str, Any]:
     return {"headings": heads, "rows": rows}
 
 
-def _facet(facet: Facet, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    constants = set(trust.constants(facet.frame)["estimator"])
+def _facet(one: tables.Shown, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    facet = one.facet
     images = [_image(name, facet, figure) for name, figure in drawn.items()]
     return {
         "heading": facet.heading,
         "title": facet.title,
         "about": facet.about,
         "slug": facet.slug,
-        "sentence": answer.sentence(trust.trust(facet.frame), constants),
-        "trust": tables.trust_table(facet.frame),
-        "values": tables.value_table(facet.frame, facet.failures),
+        "sentence": answer.of_facet(facet, one.trusted),
+        "trust": one.trust,
+        "values": one.values,
         "floor": floor.note(facet.frame),
         "key": sorted((i for i in images if i["name"] in KEY), key=lambda i: KEY.index(i["name"])),
         "more": [image for image in images if image["name"] not in KEY],

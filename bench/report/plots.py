@@ -25,6 +25,7 @@ METADATA: dict[str, dict[str, str | None]] = {  # nothing that differs between e
     "svg": {"Date": None, "Creator": None},
 }
 TITLE = 34  # characters in a line of a panel's title
+MOST = 16  # facets whose figures are drawn
 MANY = 30.0  # ratio of extremes above which an axis of positive numbers is logarithmic
 
 
@@ -32,17 +33,28 @@ Figures = dict[str, dict[str, Figure]]  # facet's slug to the name of a figure t
 
 
 def figures(frame: pd.DataFrame) -> Figures:
-    """All figures of a frame: the slow part of a report, so made once for files and page."""
+    """All figures of a frame: the slow part of a report, so made once for files and page.
+
+    Of very many facets only the plainest of each world is drawn: hundreds of figures take minutes,
+    and nobody looks at them.
+    """
     if frame.empty:
         return {}
     frame = lettered(frame)
     look = palette(frame)
     out: Figures = {}
     with drawing.styled():
-        for facet in split(frame):
+        for facet in _few(split(frame)):
             made = {name: draw_one(facet, look) for name, draw_one in FIGURES.items()}
             out[facet.slug] = {k: drawing.settled(f) for k, f in made.items() if f is not None}
     return out
+
+
+def _few(facets: list[Facet]) -> list[Facet]:
+    """All, or where they are very many the first of each world."""
+    if len(facets) <= MOST:
+        return facets
+    return list({facet.world: facet for facet in reversed(facets)}.values())[::-1]
 
 
 def write(drawn: Figures, folder: Path) -> list[Path]:

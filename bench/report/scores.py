@@ -59,8 +59,9 @@ class Score(NamedTuple):
 
 
 def scores(found: Iterable[Judged]) -> list[Score]:
-    """The lines of those claims that are the paper's."""
-    return [score(one) for one in found if one.claim.source.startswith(PAPER)]
+    """The lines of those claims that are the paper's, those that nothing here tests last."""
+    lines = [score(one) for one in found if one.claim.source.startswith(PAPER)]
+    return sorted(lines, key=lambda line: line.verdict == UNTESTABLE)
 
 
 def score(found: Judged) -> Score:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.report import drawing, html, plots, scores
-from bench.report.cells import Panel
+from bench.report.cells import ALONE, Behind
 from bench.report.claims import Claim, judged
 from bench.report.facets import REWARDS, RUN, Facet
 from bench.report.lettering import lettered, letters
@@ -141,16 +141,28 @@ def _block(table: Table, width: int) -> str:
 
 
 def write_tables(
-    sheet: Sheet, frame: pd.DataFrame, folder: Path, failures: Failures = ()
+    sheet: Sheet,
+    frame: pd.DataFrame,
+    folder: Path,
+    failures: Failures = (),
+    made: Mapping[str, list[Table]] | None = None,
 ) -> list[Path]:
-    """Write each table as md and tex, and rows.csv with every digit; returns the files."""
+    """Write each table as md and tex, and rows.csv with every digit; returns the files.
+
+    Args:
+        sheet: How.
+        frame: Rows of results.
+        folder: Where to.
+        failures: Cells without a result.
+        made: The tables of each facet by its slug, where they are known.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     plain = frame[[name for name in frame.columns if not _many(str(name))]]
     failures = list(failures)
     files = {"rows.csv": whole(plain, failures).to_csv(index=False, lineterminator="\n")}
     facets = sheet.split(frame, failures)
     for facet in facets:
-        for table in tables(sheet, facet):
+        for table in tables(sheet, facet) if made is None else made[facet.slug]:
             named = table._replace(name=f"{facet.slug}-{table.name}")
             files |= _files(named, f"{facet.title}: {table.title}")
     for table in _left(facets, failures):
@@ -189,7 +201,7 @@ def write(
     failures: Failures,
     problems: Iterable[str],
     out: Path,
-    cells: Iterable[Panel] = (),
+    behind: Behind = ALONE,
 ) -> tuple[list[Path], Path]:
     """Write tables, plots and the page into a folder.
 
@@ -199,26 +211,27 @@ def write(
         failures: Cells without a result.
         problems: Records that could not be read.
         out: The folder.
-        cells: What stands behind the numbers, `cells.panels`.
+        behind: What the page says beside its numbers.
 
     Returns:
         The files beside the page, and the page.
     """
     failures, facets = list(failures), sheet.split(frame, failures)
     drawn = {facet.slug: figures(sheet, facet) for facet in facets}
-    files = write_tables(sheet, frame, out / "tables", failures)
+    made = {facet.slug: tables(sheet, facet) for facet in facets}
+    files = write_tables(sheet, frame, out / "tables", failures, made)
     for facet in facets:
         for one in drawn[facet.slug]:
             files += plots.save(one.figure, out / "plots", f"{facet.slug}-{one.name}")
-    verdicts = judged(sheet.claims, facets)
+    verdicts = judged(sheet.claims, facets) if behind.verdicts is None else behind.verdicts
     page = html.rendered(
         "sheet.html",
         sheet=sheet,
-        facets=[_shown(sheet, facet, drawn[facet.slug]) for facet in facets],
+        facets=[_shown(sheet, facet, made[facet.slug], drawn[facet.slug]) for facet in facets],
         left=_left(facets, failures),
         verdicts=verdicts,
         scores=scores.scores(verdicts),
-        cells=list(cells),
+        cells=behind.cells,
         measured=provenance(frame),
         failures=failures,
         problems=list(problems),
@@ -231,12 +244,12 @@ def write(
     return files, path
 
 
-def _shown(sheet: Sheet, facet: Facet, drawn: list[Drawn]) -> dict[str, Any]:
+def _shown(sheet: Sheet, facet: Facet, made: list[Table], drawn: list[Drawn]) -> dict[str, Any]:
     """A facet as the page takes it."""
     return {
         "title": facet.title,
         "answer": sheet.answer(facet),
-        "tables": tables(sheet, facet),
+        "tables": made,
         "figures": [
             {
                 "source": html.source("svg+xml", plots.rendered(one.figure, "svg")),

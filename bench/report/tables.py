@@ -7,7 +7,7 @@ number is a dash, a failed cell stands in its place with its word.
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -52,19 +52,49 @@ TIMED = "time per value"
 LEFT = "Cells of tables without any numbers"
 
 
-def value_table(frame: pd.DataFrame, failures: Failures = ()) -> pd.DataFrame:
+class Shown(NamedTuple):
+    """A facet with what is shown of it: text, files and page want the same.
+
+    Attributes:
+        facet: Its rows and failures.
+        trusted: Its `trust.trust`.
+        values: Its `value_table`.
+        trust: Its `trust_table`.
+    """
+
+    facet: Facet
+    trusted: pd.DataFrame
+    values: pd.DataFrame
+    trust: pd.DataFrame
+
+
+def shown(frame: pd.DataFrame, failures: Failures = ()) -> list[Shown]:
+    """Every facet of a frame with its tables."""
+    out = []
+    for facet in split(frame, failures):
+        known = trust.trust(facet.frame)
+        values = value_table(facet.frame, facet.failures, known)
+        out.append(Shown(facet, known, values, trust_table(facet.frame, known)))
+    return out
+
+
+def value_table(
+    frame: pd.DataFrame, failures: Failures = (), trusted: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """The table of one facet, as text.
 
     Args:
         frame: Rows of one facet.
         failures: Its failed cells.
+        trusted: Its `trust.trust`, where that is known.
 
     Returns:
         Columns sigma, estimator, those of `SHOWN`, and two verdicts on the MSE: "against constant"
         (better, unclear, worse) and "against best" (best, as good, unclear, worse): `verdicts`.
         Where the truth is an average, the last row of a noise level is its floor.
     """
-    found, floors = verdicts(frame), certainty.shown(frame)
+    known = trust.trust(frame) if trusted is None else trusted
+    found, floors = verdicts(frame, known), certainty.shown(frame)
     headings = SHOWN | own(frame)
     sigmas = sorted(frame["sigma"].unique())
     failed = {str(f["estimator"]): f for f in failures}
@@ -92,13 +122,14 @@ def own(frame: pd.DataFrame) -> dict[str, Callable[[Row], str]]:
     return {name.removeprefix(OWN): partial(numbers.of, metric=name) for name in names}
 
 
-def trust_table(frame: pd.DataFrame) -> pd.DataFrame:
+def trust_table(frame: pd.DataFrame, trusted: pd.DataFrame | None = None) -> pd.DataFrame:
     """The answer for one facet, as text: whom to trust at each noise level, at what cost."""
     out, floors = [], certainty.shown(frame)
     cells = dict(
         zip(zip(frame["sigma"], frame["estimator"], strict=True), frame["cell"], strict=True)
     )
-    for row in trust.trust(frame).to_dict("records"):
+    known = trust.trust(frame) if trusted is None else trusted
+    for row in known.to_dict("records"):
         lowest = f" (lowest, {numbers.plain(row['best_rmse'])})"
         others = [
             f"{name}{lowest if name == row['best'] else ''}"
@@ -137,45 +168,57 @@ def text(frame: pd.DataFrame, failures: Failures = (), width: int = 100) -> str:
     return "\n\n".join([*parts, note]) + "\n" if parts else "no results\n"
 
 
-def write(frame: pd.DataFrame, folder: Path, failures: Failures = ()) -> list[Path]:
+def write(
+    frame: pd.DataFrame,
+    folder: Path,
+    failures: Failures = (),
+    made: list[Shown] | None = None,
+) -> list[Path]:
     """Write all tables: values and trust as md and tex, and values.csv with every digit.
+
+    Args:
+        frame: Rows of results.
+        folder: Where to.
+        failures: Cells without a result.
+        made: `shown` of them, where that is known.
 
     Returns:
         The files, in the order written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     failures = list(failures)
-    facets = split(frame, failures)
+    found = shown(frame, failures) if made is None else made
     plain = frame[[name for name in frame.columns if not str(name).endswith("_by_prompt")]]
-    left = left_over(facets, failures)
+    left = left_over([one.facet for one in found], failures)
     more_md = f"\n## {LEFT}\n\n{markdown(left)}" if len(left) else ""
     more_tex = f"\n{latex(left, LEFT)}" if len(left) else ""
-    values = _document(facets, lambda f: markdown(value_table(f.frame, f.failures)))
+    values = _document((one.facet, one.values) for one in found)
     files = {
         "values.csv": whole(plain, failures).to_csv(index=False, lineterminator="\n"),
         "values.md": values + more_md,
-        "trust.md": _document(facets, lambda f: markdown(trust_table(f.frame))),
-        "values.tex": "\n".join(_tex(facet) for facet in facets) + more_tex,
-        "trust.tex": "\n".join(latex(trust_table(f.frame), f.title) for f in facets),
+        "trust.md": _document((one.facet, one.trust) for one in found),
+        "values.tex": "\n".join(_tex(one) for one in found) + more_tex,
+        "trust.tex": "\n".join(latex(one.trust, one.facet.title) for one in found),
     }
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
     return [folder / name for name in files]
 
 
-def _document(facets: Iterable[Facet], table: Callable[[Facet], str]) -> str:
+def _document(found: Iterable[tuple[Facet, pd.DataFrame]]) -> str:
     return "\n".join(
-        f"## {f.title}\n\n{f.about}\n\n{table(f)}\n{floor.note(f.frame)}\n" for f in facets
+        f"## {f.title}\n\n{f.about}\n\n{markdown(table)}\n{floor.note(f.frame)}\n"
+        for f, table in found
     )
 
 
-def _tex(facet: Facet) -> str:
-    table, parts = value_table(facet.frame, facet.failures), []
-    mine = {"own metrics": tuple(own(facet.frame))} if own(facet.frame) else {}
+def _tex(one: Shown) -> str:
+    frame, table, parts = one.facet.frame, one.values, []
+    mine = {"own metrics": tuple(own(frame))} if own(frame) else {}
     for part, columns in (TEX_PARTS | mine).items():
         rows = table if "RMSE" in columns else table[table["estimator"] != certainty.FLOOR]
-        beneath = floor.note(facet.frame) if TIMED in columns else ""
-        title = f"{facet.title}: {part}"
+        beneath = floor.note(frame) if TIMED in columns else ""
+        title = f"{one.facet.title}: {part}"
         parts.append(latex(rows[["sigma", "estimator", *columns]], title, beneath))
     return "\n".join(parts)
 
@@ -191,7 +234,8 @@ def _failed(failure: Mapping[str, Any]) -> dict[str, str]:
 
 def _block(facet: Facet, width: int) -> str:
     """A facet's lines: as many noise levels beside each other as fit."""
-    frame, found, floors = facet.frame, verdicts(facet.frame), certainty.shown(facet.frame)
+    frame, floors = facet.frame, certainty.shown(facet.frame)
+    found = verdicts(frame, trust.trust(frame))
     rows = {(row["sigma"], row["estimator"]): row for row in frame.to_dict("records")}
     names, sigmas = order(frame), sorted(frame["sigma"].unique())
     named = [*names, *(f["estimator"] for f in facet.failures), *[certainty.FLOOR][: len(floors)]]

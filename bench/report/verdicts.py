@@ -8,8 +8,14 @@ from bench.report.numbers import MISSING
 AGAINST = {-1: "better", 0: "unclear", 1: "worse"}
 
 
-def verdicts(frame: pd.DataFrame) -> dict[tuple[float, str], dict[str, str]]:
+def verdicts(
+    frame: pd.DataFrame, trusted: pd.DataFrame
+) -> dict[tuple[float, str], dict[str, str]]:
     """Noise level and estimator to both verdicts on the MSE.
+
+    Args:
+        frame: Rows of one facet.
+        trusted: Their `trust.trust`.
 
     Returns:
         "against constant": better, unclear, worse; "against best": best, as good
@@ -28,7 +34,7 @@ def verdicts(frame: pd.DataFrame) -> dict[tuple[float, str], dict[str, str]]:
             out[row["sigma"], row["estimator"]][heading] = AGAINST[row["clear"]]
     for row in judges.to_dict("records"):
         out[row["sigma"], row["estimator"]]["against best"] = "best"
-    for row in trust.trust(frame).to_dict("records"):
+    for row in trusted.to_dict("records"):
         for name in set(row["as_good"]) - {row["best"]}:
             out[row["sigma"], name]["against best"] = "as good"
     return out

@@ -1,6 +1,6 @@
 """How the results of each task are shown: one entry a task, one interface for the commands."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +12,11 @@ from bench import frame as values
 from bench import robustness
 from bench.report import answer, claims, cost, interface, page, pictures, plots, sheet, tables
 from bench.report.align import sheet as align
-from bench.report.cells import Panel
+from bench.report.cells import Behind
 from bench.report.robustness import claims as robust_claims
 from bench.report.robustness import plots as robust_plots
 from bench.report.robustness import tables as robust_tables
 from bench.report.robustness.write import write
-from bench.report.scores import Judged
 from bench.report.sheet import Sheet
 from bench.report.train import sheet as train
 from bench.store import Store
@@ -44,24 +43,26 @@ class View(NamedTuple):
     text: Callable[[pd.DataFrame, Failures, int], str]
     tables: Callable[[pd.DataFrame, Path, Failures], list[Path]]
     draw: Callable[[pd.DataFrame, str, str, str], dict[str, Figure]]
-    report: Callable[[Store, pd.DataFrame, Failures, Path, list[Panel]], Written]
-    judge: Callable[[pd.DataFrame], Sequence[Judged]]
+    report: Callable[[Store, pd.DataFrame, Failures, Path, Behind], Written]
+    judge: Callable[[pd.DataFrame], list[Any]]
     answer: Callable[[pd.DataFrame], list[str]]
     title: str
 
 
 def _of_values(
-    store: Store, frame: pd.DataFrame, failures: Failures, out: Path, cells: list[Panel]
+    store: Store, frame: pd.DataFrame, failures: Failures, out: Path, behind: Behind
 ) -> Written:
     """The page of value estimators."""
     drawn, seen = plots.figures(frame), pictures.collect(store, frame)
+    failures = list(failures)
+    made = tables.shown(frame, failures)
     written = [
-        *tables.write(frame, out / "tables", failures),
+        *tables.write(frame, out / "tables", failures, made),
         *plots.write(drawn, out / "plots"),
         *pictures.write(seen, out / "plots"),
     ]
     path = page.write(
-        frame, drawn, failures, store.problems, out / "index.html", seen, cells=cells
+        frame, drawn, failures, store.problems, out / "index.html", seen, behind=behind, made=made
     )
     return written, path
 
@@ -77,9 +78,9 @@ def _robust_text(frame: pd.DataFrame, failures: Failures, width: int) -> str:
 
 def _of_sheet(shown: Sheet) -> View:
     def report(
-        store: Store, frame: pd.DataFrame, failures: Failures, out: Path, cells: list[Panel]
+        store: Store, frame: pd.DataFrame, failures: Failures, out: Path, behind: Behind
     ) -> Written:
-        return sheet.write(shown, frame, failures, store.problems, out, cells)
+        return sheet.write(shown, frame, failures, store.problems, out, behind)
 
     def judge(frame: pd.DataFrame) -> list[claims.Verdict]:
         return claims.judged(shown.claims, shown.split(frame))

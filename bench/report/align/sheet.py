@@ -11,7 +11,7 @@ from bench.report.align.claims import CLAIMS
 from bench.report.align.frame import judged, tidy, unsteered_of
 from bench.report.align.plots import figures
 from bench.report.align.tables import tables
-from bench.report.cells import Panel
+from bench.report.cells import ALONE, Behind
 from bench.report.facets import Facet
 from bench.report.sheet import Sheet
 from bench.stats import mean_interval
@@ -38,11 +38,11 @@ def report(
     frame: pd.DataFrame,
     failures: Iterable[Mapping[str, Any]],
     out: Path,
-    cells: Iterable[Panel] = (),
+    behind: Behind = ALONE,
 ) -> tuple[list[Path], Path]:
     """Write tables, plots, pictures and the page."""
     shown = frame.assign(pictures=[_pictures(store, row) for _, row in frame.iterrows()])
-    return sheet.write(SHEET, shown, failures, store.problems, out, cells)
+    return sheet.write(SHEET, shown, failures, store.problems, out, behind)
 
 
 def _pictures(store: Store, row: pd.Series) -> Any:  # noqa: ANN401 - an array or nothing

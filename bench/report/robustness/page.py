@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.report import html, numbers, plots, scores
-from bench.report.cells import Panel
+from bench.report.cells import ALONE, Behind
 from bench.report.measured import provenance
 from bench.report.robustness import claims, tables
 from bench.report.robustness.comparisons import Comparison, split
@@ -20,7 +20,7 @@ def write(
     failures: Iterable[Mapping[str, Any]],
     problems: Iterable[str],
     out: Path,
-    cells: Iterable[Panel] = (),
+    behind: Behind = ALONE,
 ) -> Path:
     """Write the page.
 
@@ -30,9 +30,10 @@ def write(
         failures: Cells without a result: their coordinates, status and reason.
         problems: Records that could not be read.
         out: The file.
-        cells: What stands behind the numbers, `cells.panels`.
+        behind: What the page says beside its numbers.
     """
-    failures, verdicts = list(failures), claims.judge(frame)
+    failures = list(failures)
+    verdicts = claims.judge(frame) if behind.verdicts is None else behind.verdicts
     found = split(frame, failures)
     page = html.rendered(
         "robustness.html",
@@ -45,7 +46,7 @@ def write(
         certain=[text for one in found if (text := certain(one))],
         verdicts=verdicts,
         scores=scores.scores(verdicts),
-        cells=list(cells),
+        cells=behind.cells,
         failures=failures,
         problems=list(problems),
         measured=provenance(frame) | {"items": _items(frame)},

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report import plots as saved
-from bench.report.cells import Panel
+from bench.report.cells import ALONE, Behind
 from bench.report.robustness import page, plots, tables
 from bench.store import Store
 
@@ -17,7 +17,7 @@ def write(
     frame: pd.DataFrame,
     failures: Iterable[Mapping[str, Any]],
     out: Path,
-    cells: Iterable[Panel] = (),
+    behind: Behind = ALONE,
 ) -> tuple[list[Path], Path]:
     """Write them into a folder.
 
@@ -26,7 +26,7 @@ def write(
         frame: The rows.
         failures: Cells without a result.
         out: The folder.
-        cells: What stands behind the numbers, `cells.panels`.
+        behind: What the page says beside its numbers.
 
     Returns:
         The files beside the page, and the page.
@@ -35,5 +35,5 @@ def write(
     beside = tables.write(frame, out / "tables", failed)
     for name, figure in drawn.items():
         beside += saved.save(figure, out / "plots", name)
-    path = page.write(frame, drawn, failed, store.problems, out / "index.html", cells)
+    path = page.write(frame, drawn, failed, store.problems, out / "index.html", behind)
     return beside, path

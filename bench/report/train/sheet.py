@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report import numbers, sheet
-from bench.report.cells import Panel
+from bench.report.cells import ALONE, Behind
 from bench.report.facets import Facet
 from bench.report.sheet import Sheet
 from bench.report.train.claims import CLAIMS
@@ -37,10 +37,10 @@ def report(
     frame: pd.DataFrame,
     failures: Iterable[Mapping[str, Any]],
     out: Path,
-    cells: Iterable[Panel] = (),
+    behind: Behind = ALONE,
 ) -> tuple[list[Path], Path]:
     """Write tables, plots and the page, and `log.csv` with every training step."""
-    files, page = sheet.write(SHEET, frame, failures, store.problems, out, cells)
+    files, page = sheet.write(SHEET, frame, failures, store.problems, out, behind)
     told = out / "tables" / "log.csv"
     log(store.records()).to_csv(told, index=False, lineterminator="\n")
     return [*files, told], page
