@@ -101,7 +101,7 @@ def _about(record: Record) -> dict[str, str]:
         "commit": _commit(environment),
         "code": record.get("code"),
     }
-    return {name: str(value) for name, value in found.items() if value not in {None, ""}}
+    return {name: str(value) for name, value in found.items() if value not in (None, "", [])}
 
 
 def _exit(ended: dict[str, Any] | None) -> str:
