@@ -51,9 +51,7 @@ def running(command: F) -> F:
         click.option(
             "--processes",
             type=click.IntRange(1),
-            default=1,
-            show_default=True,
-            help="Fresh processes that measure each cell, in turns: how sure times are.",
+            help="Fresh processes that measure each cell, in turns.  [default: the suite's]",
         ),
         click.option("--fail-fast", is_flag=True, help="Start no cell after the first failure."),
         click.option(
@@ -84,6 +82,8 @@ def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> N
     manner = _manner(**options)
     loaded, cells = planned(suite, **chosen)
     folder, ids = Store(store or RUNS / loaded.name), {cell.id for cell in cells}
+    if manner["processes"] is None:
+        manner["processes"] = 1 if chosen["quick"] else loaded.processes
     how = How(
         isolation=loaded.isolation,
         device=chosen["device"],

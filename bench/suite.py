@@ -56,6 +56,7 @@ class Suite(Model):
         isolation: `inline`, one warm worker whose timings are indicative, or `process`, a fresh
             process per cell.
         seed: Of everything.
+        processes: How many fresh processes measure each cell, in turns; one where it is shortened.
         defaults: Field values every cell starts from.
         axes: Name to values; see above.
         include: Further grids over the defaults: mappings of fields, where lists multiply.
@@ -69,6 +70,7 @@ class Suite(Model):
     task: Task = "value"
     isolation: Literal["inline", "process"] = "process"
     seed: int = 0
+    processes: int = Field(1, ge=1)
     defaults: dict[str, Any] = Field(default_factory=dict)
     axes: dict[str, list[Any]] = Field(default_factory=dict)
     include: list[dict[str, Any]] = Field(default_factory=list)
