@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from bench.attempt import Isolation, Job, head
+from bench.attempt import Isolation, Job, code_of, head
 from bench.backends import Announce, Backend, Ended
 from bench.backends.inline import Inline
 from bench.backends.processes import Processes, slots_of
@@ -315,6 +315,7 @@ class _Runner:
             jobs=self.backend.slots,
             memory=self.how.limits.memory,
             command=self.how.command,
+            code=code_of(cell.spec) if self.how.backend == "process" else None,
         )
 
     def _end(self, ended: Ended) -> None:
