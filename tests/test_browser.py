@@ -9,7 +9,8 @@ from bench.report import book, plots
 pytestmark = pytest.mark.skipif(chromium.found() is None, reason="needs Chromium")
 SHAPES = [(1280, False), (1280, True), (390, False), (390, True)]
 WIDTHS = """[...document.querySelectorAll('body *')].filter(e =>
-  e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, pre, aside, dd')
+  e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+  && !e.closest('.scroll, pre, aside, dd')
 ).map(e => e.outerHTML.slice(0, 120))"""
 CONTRAST = """(() => {
   const light = (c) => c.match(/\\d+/g).slice(0, 3).map(Number).map(v => v / 255)
