@@ -111,6 +111,8 @@ def test_improvement_edges():
     always = stats.unpaired_improvement_interval([2, 3, 4, None], [0, 1, 1])
     assert always == stats.share_interval([1, 1, 1])
     assert always.lo < 0.5  # three of each may come apart by chance: 1 in 10
+    tied = stats.unpaired_improvement_interval([1, 1, 1], [1, 1, 1])
+    assert tied == stats.share_interval([0.5] * 3)
     one = stats.unpaired_improvement_interval([2], [0, 1])
     assert one[::3] == (1.0, 1)
     assert np.isnan(one[1:3]).all()

@@ -1,7 +1,6 @@
 """The probability that one method improves on another, whatever by how much.
 
-Agarwal et al., 2021, arXiv:2108.13264: on one task, with scores x of one method and y
-of the other,
+Agarwal et al., 2021, arXiv:2108.13264: on one task, with scores x of one method and y of the other,
 
     P(X > Y) = (1 / n m) sum_ij S(x_i, y_j),    S = 1 where x_i > y_j, 1/2 where equal, else 0
 
@@ -45,8 +44,8 @@ def unpaired_improvement_interval(a: Numbers, b: Numbers, confidence: float = 0.
 
     (DeLong et al., 1988, Biometrics 44:837-845).  A normal interval is taken of its logit, which
     stays within (0, 1) (Perme & Manevski, 2019, Stat. Methods Med. Res. 28:3755-3768).  Where one
-    method always wins that variance is 0: the interval is then Wilson's for min(n, m) wins, for
-    so many pairs of runs share no run.
+    method always wins, or none ever, that variance is 0: the interval is then Wilson's for
+    min(n, m) wins, for so many pairs of runs share no run.
 
     Args:
         a: One number per run, (n,); the larger the better.
@@ -69,7 +68,7 @@ def unpaired_improvement_interval(a: Numbers, b: Numbers, confidence: float = 0.
     p = float(wins.mean())
     if n == 1:
         return Interval(p, np.nan, np.nan, n)
-    if p in {0.0, 1.0}:
+    if np.ptp(wins) == 0:
         return share_interval(np.full(n, p), confidence)
     variance = wins.mean(1).var(ddof=1) / a.size + wins.mean(0).var(ddof=1) / b.size
     half = scipy.special.ndtri((1 + confidence) / 2) * np.sqrt(variance) / (p * (1 - p))
