@@ -1,6 +1,7 @@
 """The probability that one method improves on another, whatever by how much.
 
-Agarwal et al., 2021, arXiv:2108.13264: on one task, with scores x of one method and y of the other,
+Agarwal et al., 2021, arXiv:2108.13264: on one task, with scores x of one method and y
+of another,
 
     P(X > Y) = (1 / n m) sum_ij S(x_i, y_j),    S = 1 where x_i > y_j, 1/2 where equal, else 0
 
