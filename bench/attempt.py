@@ -25,6 +25,7 @@ from bench.store import LOG, Store
 
 JOB = "job.json"
 WORK = "work"  # what killed cells go on from, by cell
+CODE = "code.json"  # which code left it there
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 Isolation = Literal["inline", "process"]
@@ -66,7 +67,7 @@ def measure(job: Job, attempt: Path, start: float | None = None) -> None:
         OSError: if the record cannot be written.
     """
     from bench.environment import conditions  # noqa: PLC0415
-    from bench.tasks import TASKS, Outcome  # noqa: PLC0415 - imports torch
+    from bench.tasks import RESUMED, TASKS, Outcome  # noqa: PLC0415 - imports torch
 
     began = time.monotonic()
     store, cell = Store.of(attempt), job.cell
@@ -74,6 +75,8 @@ def measure(job: Job, attempt: Path, start: float | None = None) -> None:
     outcome, status, reason = Outcome(), "ok", None
     work, before = store.path / WORK / cell.id, conditions(job.device)
     try:
+        if cell.spec.task in RESUMED:
+            _make_room(work, record["code"])
         outcome = TASKS[cell.spec.task](cell.spec, job.device, work)
     except (Exception, SystemExit) as error:
         status, reason = of_exception(error)
@@ -93,6 +96,21 @@ def measure(job: Job, attempt: Path, start: float | None = None) -> None:
     store.write(attempt, record, outcome.arrays if problem is None else {})
     if record["status"] == "ok":
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _make_room(folder: Path, code: dict[str, Any] | None) -> None:
+    """Make the folder of what a killed run goes on from, and set aside what other code left."""
+    said = json.dumps(code, sort_keys=True)
+    if folder.is_dir() and _said(folder / CODE) != said:
+        aside = folder.with_name(f"{folder.name}-stale-{time.time_ns()}")
+        folder.rename(aside)
+        print(f"began anew: {aside} is of other code", file=sys.stderr)  # noqa: T201
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CODE).write_text(said)
+
+
+def _said(file: Path) -> str | None:
+    return file.read_text() if file.is_file() else None
 
 
 def _disturbed(before: dict[str, Any], after: dict[str, Any], threads: int) -> dict[str, Any]:

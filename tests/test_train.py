@@ -149,9 +149,9 @@ def test_a_cell_that_was_killed_goes_on_where_it_was(store, folder, tmp_path, mo
 
     monkeypatch.setattr(task._Diary, "add", dies)
     with pytest.raises(KeyboardInterrupt):
-        task.run(cell.spec, "cpu", tmp_path)
+        task.run(cell.spec, "cpu", tmp_path / "work" / cell.id)
     monkeypatch.setattr(task._Diary, "add", lambda d, r: (steps.append(r.step), whole(d, r))[1])
-    found = task.run(cell.spec, "cpu", tmp_path)
+    found = task.run(cell.spec, "cpu", tmp_path / "work" / cell.id)
     assert steps == [1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 4, 5, 6]
     for mine, theirs in zip(found.rows[:2], rows_of(store, "NFT + linear"), strict=False):
         for a, b in zip(mine["curve"], theirs["curve"], strict=True):
@@ -159,9 +159,31 @@ def test_a_cell_that_was_killed_goes_on_where_it_was(store, folder, tmp_path, mo
         for name in ("reward", "loss", "gradient", "kl"):
             assert mine["records"][name] == theirs["records"][name]
 
+    logs = [pd.read_csv(f) for f in sorted((tmp_path / "logs" / cell.id).glob("*/log.csv"))]
+    assert [list(log["step"]) for log in logs] == [[1, 2, 3, 4, 5, 6]] * 2
+    said = sorted(log["loss"].tolist() for log in logs)
+    kept = sorted(row["records"]["loss"] for row in found.rows[:2])
+    assert np.allclose(said, kept, rtol=1e-12)
+
+
+def test_what_other_code_left_is_not_gone_on_from(folder, tmp_path):
+    """A killed run whose code changed begins anew, and what it had is set aside."""
+    cell = next(c for c in cells(folder) if c.label == "GRPO")
+    found = Store(tmp_path)
+    left = tmp_path / WORK / cell.id
+    left.mkdir(parents=True)
+    (left / "code.json").write_text('{"digest": "another"}')
+    (left / "run-of-old").mkdir()
+    assert run([cell], found, INLINE)["ok"] == 1
+    [aside] = (tmp_path / WORK).iterdir()
+    assert aside.name.startswith(f"{cell.id}-stale-")
+    assert (aside / "run-of-old").is_dir()
+
 
 def test_what_is_left_of_a_finished_cell_is_its_record(store):
     assert not list((store.path / WORK).iterdir())
+    logs = list((store.path / "logs").glob("*/*/log.csv"))
+    assert len(logs) == 5 * 2 + 1  # seeds of every method, and a pilot
 
 
 def test_rates_are_tried_on_tune_prompts_and_the_best_is_taken(monkeypatch, tmp_path):
@@ -170,7 +192,7 @@ def test_rates_are_tried_on_tune_prompts_and_the_best_is_taken(monkeypatch, tmp_
     monkeypatch.setattr(task, "make_world", lambda *_: world)
     (cell,) = cells(tmp_path, SUITE.partition("    - algorithm: {name: NFT, build: nft, stop")[0],
                     rates=[[1e-9, 0.05]], trial=[8])  # fmt: skip
-    rows = task.run(cell.spec, "cpu", tmp_path / "work").rows
+    rows = task.run(cell.spec, "cpu", tmp_path / "work" / cell.id).rows
     assert [(row["phase"], row["rate"]) for row in rows] == [
         ("trial", 1e-9), ("trial", 0.05), ("pilot", 0.05), ("run", 0.05), ("run", 0.05),
         ("cost", 0.05),
@@ -189,7 +211,7 @@ def test_a_generator_with_lora_is_trained_by_values_of_the_larger_one(tmp_path):
         changes=changes | {"world": [world]},
         only="estimator=DiffusionNFT + StitchVM",
     )[0]
-    [row] = task.run(cell.spec, "cpu", tmp_path / "work").rows
+    [row] = task.run(cell.spec, "cpu", tmp_path / "work" / cell.id).rows
     before, after = (point["metrics"] for point in row["curve"])
     assert before["target"] == pytest.approx(np.add(before["clip"], before["hps"]))
     assert set(before) == {"target", "clip", "hps", "aesthetic", "pick", "correct"}
@@ -206,7 +228,7 @@ def test_a_rate_that_diverges_is_not_taken_and_others_are(monkeypatch, tmp_path)
     )
     given = {"trial": [3], "updates": [1], "rounds": [0], "seeds": [1]}
     (cell,) = cells(tmp_path, text, rates=[[0.02, 1e160]], **given)
-    rows = task.run(cell.spec, "cpu", tmp_path / "work").rows
+    rows = task.run(cell.spec, "cpu", tmp_path / "work" / cell.id).rows
     assert [(row["phase"], row["rate"]) for row in rows] == [
         ("trial", 0.02), ("trial", 1e160), ("run", 0.02)
     ]  # fmt: skip
@@ -214,7 +236,7 @@ def test_a_rate_that_diverges_is_not_taken_and_others_are(monkeypatch, tmp_path)
     assert "expected finite latents" in rows[1]["diverged"]
     (cell,) = cells(tmp_path, text, rates=[[1e159, 1e160]], **given)
     with pytest.raises(Diverged, match="all of 2 learning rates"):
-        task.run(cell.spec, "cpu", tmp_path / "work")
+        task.run(cell.spec, "cpu", tmp_path / "work" / cell.id)
 
 
 def test_a_figure_that_is_infinite_is_missing_in_the_record():
@@ -408,7 +430,7 @@ def test_a_saving_holds_where_nothing_is_clearly_lost(frame, saved, loss, expect
 def test_several_rates_need_prompts_to_choose_on(tmp_path):
     cell = cells(tmp_path, rates=[[0.1, 0.2]])[0]
     with pytest.raises(ValueError, match="expected one rate in world 'gaussian'"):
-        task.run(cell.spec, "cpu", tmp_path / "work")
+        task.run(cell.spec, "cpu", tmp_path / "work" / cell.id)
 
 
 @pytest.mark.parametrize("rates", [(), (0.1, 0.1), (0.0,)])
@@ -435,7 +457,7 @@ def test_a_plan_that_does_not_fit_is_refused_before_anything_is_judged(
     (cell,) = cells(tmp_path, text)
     monkeypatch.setattr(task.School, "_judged", lambda *_: pytest.fail("it ran"))
     with pytest.raises(ValueError, match=message):
-        task.run(cell.spec, "cpu", tmp_path / "work")
+        task.run(cell.spec, "cpu", tmp_path / "work" / cell.id)
 
 
 def test_a_joint_reward_is_for_training_alone_and_of_known_rewards(tmp_path):

@@ -26,6 +26,7 @@ TASKS: dict[str, Run] = {
     "align": _at_once(align.run),
     "train": train.run,
 }
+RESUMED = ("train",)  # tasks that a killed run goes on from
 ESTIMATORS: dict[str, Mapping[str, Callable[..., Any]]] = {  # what a suite's estimators name
     "value": baselines.ESTIMATORS,
     "robustness": {**baselines.ESTIMATORS, **REFERENCES},
@@ -35,4 +36,4 @@ ESTIMATORS: dict[str, Mapping[str, Callable[..., Any]]] = {  # what a suite's es
     "train": baselines.ESTIMATORS,
 }
 
-__all__ = ["ESTIMATORS", "TASKS", "Outcome", "Phases"]
+__all__ = ["ESTIMATORS", "RESUMED", "TASKS", "Outcome", "Phases"]

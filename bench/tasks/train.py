@@ -26,6 +26,7 @@ import baselines
 from bench.cell import Spec
 from bench.interleaved import UNITS, clock_of
 from bench.judging import by_prompt, scored
+from bench.logbook import LOGS, Logbook
 from bench.meter import peak_bytes
 from bench.protocols import TrainProtocol
 from bench.resolve import resolve
@@ -154,6 +155,11 @@ class School:
             )
         return school
 
+    @property
+    def logs(self) -> Path:
+        """Where what runs say lies, beside the folder of what is done once they end."""
+        return self.folder.parents[1] / LOGS / self.folder.name
+
     def recipe(self, rate: float, *labels: object) -> Recipe:
         """How weights are trained, under a seed of what the labels name."""
         p = self.protocol
@@ -198,12 +204,14 @@ class School:
         records = self.trainer.run(pupil, recipe, Keep(folder, every))
         if not diary.curve:
             diary.curve.append(self._judged(pupil.policy, judged) | _clock(0, 0.0, 0))
-        for record in records:
-            diary.add(record)
-            if record.step % every == 0 or record.step == recipe.steps:
-                found = self._judged(pupil.policy, judged)
-                diary.curve.append(found | _clock(record.step, diary.seconds, record.samples))
-                diary.write(folder)
+        with Logbook(self.logs / folder.name, len(diary.columns["reward"])) as log:
+            for record in records:
+                diary.add(record)
+                log.add(record)
+                if record.step % every == 0 or record.step == recipe.steps:
+                    found = self._judged(pupil.policy, judged)
+                    diary.curve.append(found | _clock(record.step, diary.seconds, record.samples))
+                    diary.write(folder)
         return {
             "phase": phase,
             "rate": rate,
