@@ -3,6 +3,7 @@
 A row that says less, or says it in other types, would end a table in an error, or make it wrong.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Numbers = list[float | None]
 Peak = dict[str, int | None]
 Spent = dict[str, list[float]]
+SQUARES = ("mse", "centred_mse", "mse_realised")  # whose roots are shown
+Mark = Literal["image_to_text", "text_to_image", "preference", "srcc"]
+STEPS = ("guided", "unsteered", "classic DPS")  # that `align` times
+STAGES = ("blocks", "decode", "reward", "tail", "backward", "rest")
+PHASES = ("rollout", "value", "update")
+FIGURES = ("reward", "loss", "gradient", "skipped", "old", "kl", "norm", "flat", *PHASES)
 
 
 class Plain(BaseModel):
@@ -46,6 +53,9 @@ class Row(Plain):
         _alike(call_seconds=self.call_seconds, call_rows=self.call_rows)
         _alike(gradient_seconds=self.gradient_seconds, gradient_rows=self.gradient_rows)
         _alike(**{name: x for name, x in self.metrics.items() if x is not None})
+        for name in SQUARES:
+            if any(x is not None and x < 0 for x in self.metrics.get(name) or ()):
+                raise ValueError(f"expected {name} of at least 0, got less")
         for name in ("target", "estimand"):
             if not isinstance(getattr(self, name).get("text"), str):
                 raise ValueError(f"expected {name} with its text")
@@ -59,10 +69,15 @@ class TestedRow(Plain):
     sigma_reference: float
     z_digest: str
     length: float
-    marks: dict[str, list[Any]]
+    marks: dict[Mark, list[float] | list[tuple[float, float]]]
     call_seconds: list[float]
     call_rows: list[int]
     calls: dict[str, float]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _alike(call_seconds=self.call_seconds, call_rows=self.call_rows)
+        return self
 
 
 class InterfaceRow(Plain):
@@ -82,6 +97,12 @@ class InterfaceRow(Plain):
     clean_recall: float
     metrics: dict[str, list[float]]
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _holds(self.metrics, "error", "error_before", "recall", "recall_before")
+        _alike(**self.metrics)
+        return self
+
 
 class CostRow(Plain):
     """The same of two things timed in turns."""
@@ -96,6 +117,13 @@ class CostRow(Plain):
     against_flops: int | None
     peak: Peak | None
     against_peak: Peak | None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for peak in (self.peak, self.against_peak):
+            if peak is not None:
+                _holds(peak, "live")
+        return self
 
 
 class SamplesRow(Plain):
@@ -151,10 +179,15 @@ class StepRow(Plain):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        names = {"guided", "unsteered", "classic DPS"}
         for found in (self.step_seconds, self.flops, self.peaks):
-            if not names <= set(found):
-                raise ValueError(f"expected {sorted(names)}, got {sorted(found)}")
+            _holds(found, *STEPS)
+        for peak in self.peaks.values():
+            _holds(peak, "live")
+        if self.stages:
+            _holds(self.stages, "guided", "unsteered")
+            for spent in self.stages.values():
+                _holds(spent, *STAGES)
+                _alike(**spent)
         _alike(**self.step_seconds)
         return self
 
@@ -183,9 +216,12 @@ class RunRow(Plain):
     def _fits(self) -> Self:
         if self.diverged is None:
             _given(self, "prompts", "kinds", "records")
+            _holds(self.records or {}, *FIGURES)
             for point in self.curve:
                 _alike(prompts=self.prompts, kinds=self.kinds, **point.metrics)
-            last = max((point.step for point in self.curve), default=0)
+            last = max((point.step for point in self.curve), default=None)
+            if last is None:
+                raise ValueError("expected a curve, got no point of it")
             short = [name for name, x in (self.records or {}).items() if len(x) < last]
             if short:
                 raise ValueError(f"expected records of {last} steps, got fewer of {short[0]}")
@@ -204,12 +240,12 @@ class TrainStepRow(Plain):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         for found in (self.step_seconds, self.peaks):
-            if not {"this", "published"} <= set(found):
-                raise ValueError(f"expected this and published, got {sorted(found)}")
+            _holds(found, "this", "published")
         for spent in self.step_seconds.values():
-            if not {"rollout", "value", "update"} <= set(spent):
-                raise ValueError(f"expected seconds by phase, got {sorted(spent)}")
+            _holds(spent, *PHASES)
             _alike(**spent)
+        for peak in self.peaks.values():
+            _holds(peak, "live")
         return self
 
 
@@ -218,6 +254,13 @@ def _given(row: BaseModel, *names: str) -> None:
     lacking = [name for name in names if getattr(row, name) is None]
     if lacking:
         raise ValueError(f"expected {lacking[0]}, got none")
+
+
+def _holds(found: Mapping[str, Any], *names: str) -> None:
+    """Refuse a mapping that lacks something."""
+    lacking = [name for name in names if name not in found]
+    if lacking:
+        raise ValueError(f"expected {lacking[0]!r}, got {sorted(found)}")
 
 
 def _alike(**lists: Any) -> None:  # noqa: ANN401 - lists of anything
@@ -249,6 +292,12 @@ class _AlignRows(BaseModel):
 
 class _TrainRows(BaseModel):
     rows: list[Annotated[RunRow | TrainStepRow, Field(discriminator="phase")]]
+
+    @model_validator(mode="after")
+    def _ran(self) -> Self:
+        if self.rows and not any(row.phase in {"pilot", "run"} for row in self.rows):
+            raise ValueError("expected a run, got none")
+        return self
 
 
 ROWS: dict[str, type[BaseModel]] = {

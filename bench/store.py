@@ -18,6 +18,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -32,6 +33,7 @@ from bench.statuses import Status
 
 RECORD, SAMPLES, JUDGE, LOG = "result.json", "samples.npz", "judge-", "log.txt"
 CHECKSUM = "checksum"  # of all else in a record
+MOST = 300  # characters of what is wrong with one
 TAIL_LINES, TAIL_BYTES = 30, 8192  # of a log, that are shown
 
 
@@ -222,8 +224,7 @@ class Store:
             found = _parsed(path)
             Judged.model_validate(found)
         except (OSError, ValueError, RecursionError) as error:
-            why = str(error).partition("\n")[0]
-            self.problems.append(f"{path.relative_to(self.path)}: skipped, no scores: {why}")
+            self._skip(path.relative_to(self.path), f"no scores: {error}")
             return None
         return found
 
@@ -271,13 +272,18 @@ class Store:
         try:
             record = _parsed(path)
         except (OSError, ValueError, RecursionError) as error:
-            self.problems.append(f"{where}: skipped, not readable as JSON: {error}")
+            self._skip(where, f"not readable as JSON: {error}")
             return None
         problem = self.fault(record, path.parent.parent.name) or _torn(record, path.parent)
         if problem is None:
             return record
-        self.problems.append(f"{where}: skipped, {problem}")
+        self._skip(where, problem)
         return None
+
+    def _skip(self, where: Path, why: str) -> None:
+        """Note what is not used, in one line whatever a file holds."""
+        line = "".join(c if c.isprintable() else " " for c in why)
+        self.problems.append(f"{where}: skipped, {shorten(line, MOST, placeholder=' ...')}")
 
     def fault(self, record: Any, folder: str | None = None) -> str | None:
         """What keeps a record from being used, None if nothing does.

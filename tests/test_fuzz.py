@@ -13,13 +13,18 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from bench import rows
 from bench import suite as suites
 from bench.cli import main
+from bench.meter import STAGES
 from bench.plan import plan
 from bench.run import INLINE, run
 from bench.store import CHECKSUM, Store
+from bench.tasks.steps import CLASSIC
+from stitchvm.align import training
+from stitchvm.align.training import Record
 
-ROUNDS = [25, pytest.param(600, marks=pytest.mark.slow)]  # examples of each property
+ROUNDS = [15, pytest.param(600, marks=pytest.mark.slow)]  # examples of each property
 WORLD = {"build": "gaussian", "latent": [2, 2, 1], "components": 2, "rank": 2, "prompts": 3}
 COMMON = {"about": "a test", "minutes": 0.1, "isolation": "inline"}
 VALUE = {
@@ -365,6 +370,25 @@ def test_an_older_record_without_a_checksum_never_ends_a_table_in_an_error(round
             (store.path / path).write_bytes(whole)
 
     check()
+
+
+def test_what_is_wrong_with_a_record_is_said_in_one_short_line(full, tmp_path):
+    store = Store(tmp_path / "store")
+    shutil.copytree(full.path, store.path)
+    path = records_of(store)[0]
+    text = "a\nb\N{RIGHT-TO-LEFT OVERRIDE}" + "x" * 10_000
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"schema": text}))
+    assert len(store.latest()) == len(records_of(store)) - 1
+    assert store.problems[0].isprintable()
+    assert len(store.problems[0]) < 400
+
+
+def test_readers_rely_on_what_the_tasks_say():
+    told = {*Record._fields, *training.PHASES} - {"step", "samples", "seconds"}
+    assert set(rows.FIGURES) == told
+    assert rows.PHASES == training.PHASES
+    assert rows.STAGES == STAGES
+    assert set(rows.STEPS) == {"guided", "unsteered", CLASSIC}
 
 
 def test_a_torn_judge_is_skipped(full, tmp_path):

@@ -15,11 +15,8 @@ class Shrunk(ValueEstimator):
 
     def forward(self, z_t, t, c, rng=None):
         z_0 = denoise(z_t, t, self.backbone.velocity(z_t, t, c))
-        r, mean = (
-            self.reward(self.backbone.decode(z_0), c),
-            torch.stack([self.means[p] for p in c]),
-        )
-        return mean + (1 - t) ** self.power * (r - mean)
+        mean = torch.stack([self.means[text] for text in c])
+        return mean + (1 - t) ** self.power * (self.reward(self.backbone.decode(z_0), c) - mean)
 
 
 @torch.no_grad()
