@@ -99,8 +99,9 @@ class InterfaceRow(Plain):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        _holds(self.metrics, "error", "error_before", "recall", "recall_before")
-        _alike(**self.metrics)
+        for name in ("error", "recall"):  # of pictures; of pictures and captions
+            _holds(self.metrics, name, f"{name}_before")
+            _alike(**{k: x for k, x in self.metrics.items() if k.startswith(name)})
         return self
 
 
