@@ -44,7 +44,10 @@ PAIR = {
     "cost": 1.0,
     "seconds": 3.0,
     "clean_recall": 0.9,
-    "metrics": {"recall": [1.0, 0.0, 1.0]},
+    "metrics": {
+        **{"recall": [1.0, 0.0, 1.0], "recall_before": [0.0, 0.0, 1.0]},
+        **{"error": [0.1, 0.2, 0.3], "error_before": [0.3, 0.4, 0.5]},
+    },
 }
 COST = {
     "what": "value",
@@ -58,35 +61,45 @@ COST = {
     "peak": PEAK,
     "against_peak": PEAK,
 }
-EVALUATED = {
+JUDGED = {"prompts": ["a", "b", "c"], "kinds": ["one", "one", "two"]}
+MADE = JUDGED | {"samples": 12, "seconds": [1.0, 1.1], "rows": [6, 6], "calls": {"velocity": 2.0}}
+EVALUATED = MADE | {
     "phase": "eval",
     "strength": 1.0,
     "metrics": {"target": [1.0, 2.0, 3.0]},
-    "seconds": [1.0, 1.1],
-    "rows": [6, 6],
 }
 STEP = {
     "phase": "cost",
     "batch": 8,
+    "unit": "CPU-second",
     "metrics": {},
-    "step_seconds": {"guided": [1.0, 1.1, 1.2], "unsteered": [0.5, 0.5, 0.5]},
-    "peaks": {"guided": PEAK},
+    "step_seconds": {
+        "guided": [1.0, 1.1, 1.2],
+        **dict.fromkeys(("unsteered", "classic DPS"), [0.5, 0.5, 0.5]),
+    },
+    "flops": {"guided": 20, "unsteered": 10, "classic DPS": 40},
+    "peaks": dict.fromkeys(("guided", "unsteered", "classic DPS"), PEAK),
+    "calls": {"velocity": 2.0},
 }
-TRIAL = {"phase": "tune", "strength": 2.0, "metrics": {"target": [0.0, 0.0, 0.0]}}
-TRAINED = {
+TRIAL = MADE | {"phase": "tune", "strength": 2.0, "metrics": {"target": [0.0, 0.0, 0.0]}}
+SPENT = {"rollout": [1.0, 1.1], "value": [0.5, 0.5], "update": [2.0, 2.1]}
+SAID = ("reward", "loss", "gradient", "skipped", "old", "kl", "norm", "flat", *SPENT)
+TRAINED = JUDGED | {
     "phase": "run",
     "rate": 1e-3,
     "seed": 0,
     "curve": [
-        {"step": 0, "metrics": {"target": [0.0, 0.0, 0.0]}},
-        {"step": 10, "metrics": {"target": [1.0, 2.0, 4.0]}},
+        {"step": 0, "seconds": 0.0, "samples": 0, "metrics": {"target": [0.0, 0.0, 0.0]}},
+        {"step": 10, "seconds": 30.0, "samples": 80, "metrics": {"target": [1.0, 2.0, 4.0]}},
     ],
+    "records": dict.fromkeys(SAID, [1.0] * 10),
 }
 TRAINING_STEP = {
     "phase": "cost",
     "rate": 1e-3,
-    "step_seconds": {"this": {"rollout": [1.0, 1.1], "value": [0.5, 0.5], "update": [2.0, 2.1]}},
-    "peaks": {"this": PEAK},
+    "unit": "CPU-second",
+    "step_seconds": {"this": SPENT, "published": SPENT},
+    "peaks": {"this": PEAK, "published": PEAK},
 }
 ROWS = {
     "value": [VALUE],
@@ -123,7 +136,8 @@ def record(task="value", estimator="tweedie", rows=None, **changes):
         "id": spec.id,
         "spec": spec.model_dump(mode="json"),
         "suite": "made",
-        "coordinates": {"estimator": estimator, "world": "gaussian", "reward": "linear"},
+        "coordinates": {"estimator": estimator, "world": "gaussian", "reward": "linear"}
+        | _place(spec),
         "quick": False,
         "isolation": "inline",
         "started": "2026-01-01T10:00:00.000+00:00",
@@ -135,6 +149,12 @@ def record(task="value", estimator="tweedie", rows=None, **changes):
         "wall_seconds": 2.0,
     }
     return copy.deepcopy(made | changes)
+
+
+def _place(spec):
+    """The coordinates that its task adds."""
+    found = {name: str(getattr(spec.protocol, name)) for name in spec.protocol.SHOWN}
+    return found | ({} if spec.algorithm is None else {"algorithm": "guide"}) | {"variant": ""}
 
 
 def failed(status="error", reason="ValueError: no", **changes):

@@ -156,7 +156,9 @@ def test_rows_of_another_task_are_refused():
 def test_other_latents_are_not_compared_in_quality():
     stores = compare(by_id(record()), by_id(changed(z_digest="z1")))
     assert {one.figure for one in stores.comparisons} == {"seconds", "peak_live"}
-    assert stores.unpaired == ["tweedie · gaussian · linear · sigma 0.25"]
+    assert stores.unpaired == [
+        "tweedie · gaussian · linear · data · own · independent · plain · sigma 0.25"
+    ]
 
 
 def test_p_values_are_adjusted_over_the_task():
@@ -240,7 +242,9 @@ def test_gates(slower, gate, fails):
 
 def test_where_a_gate_fails_is_said(slower):
     [(where, x)] = judge(parse("seconds.ratio>1"), slower)
-    assert where.startswith("tweedie · gaussian · linear · sigma 0.25 (")
+    assert where.startswith(
+        "tweedie · gaussian · linear · data · own · independent · plain · sigma 0.25 ("
+    )
     assert 2 < x < 2.1
 
 

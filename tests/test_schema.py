@@ -136,4 +136,12 @@ def test_a_misspelt_record_is_not(of_record, path, value, said):
 def test_a_row_is_that_of_its_task(of_record, task, key):
     broken = record(task)
     del broken["rows"][0][key]
-    assert f"'{key}' is a required property" in [e.message for e in of_record.iter_errors(broken)]
+    said = [e.message for e in every(of_record.iter_errors(broken))]
+    assert f"'{key}' is a required property" in said
+
+
+def every(errors):
+    """Errors, and those of the choices that they offer."""
+    for error in errors:
+        yield error
+        yield from every(error.context)
