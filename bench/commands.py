@@ -152,7 +152,7 @@ def print_table(store: Store, cells: set[str] | None = None) -> None:
 
     records = [r for r in store.latest().values() if cells is None or r["id"] in cells]
     columns = max(NARROW, min(shutil.get_terminal_size().columns, WIDE))
-    for chapter in chapters(store, records):
+    for chapter in chapters(records, store):
         click.echo(said(chapter, columns))
     for problem in store.problems:
         click.echo(f"warning: {problem}", err=True)
@@ -175,7 +175,7 @@ def table(store: str, out: Path | None) -> None:
         from bench.report.book import chapters  # noqa: PLC0415
         from bench.report.views import VIEWS  # noqa: PLC0415
 
-        found_chapters = chapters(found, found.latest().values())
+        found_chapters = chapters(found.latest().values(), found)
         for task, _, frame, failed in found_chapters:
             folder = _folder(out, task, found_chapters)
             for path in VIEWS[task].tables(frame, folder, failed):
@@ -198,7 +198,7 @@ def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
     from bench.report.views import VIEWS  # noqa: PLC0415
 
     kept = store_of(store)
-    found = chapters(kept, kept.latest().values())
+    found = chapters(kept.latest().values(), kept)
     for task, _, frame, _ in found:
         for name, figure in VIEWS[task].draw(frame, x, y, by).items():
             for path in plots.save(figure, _folder(out, task, found), name):

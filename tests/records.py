@@ -39,6 +39,7 @@ def value(name, *, build="tweedie", status="ok", reward="quadratic", task="value
         prompts="0",
     )
     where = {"latents": "data", "pairing": "own", "group": "siblings", "grid": "plain"}
+    where |= {"i": "1"} if task == "interface" else {}
     ok = status == "ok"
     return {
         "schema": 1, "id": spec.id, "spec": spec.model_dump(mode="json"), "suite": "mine",

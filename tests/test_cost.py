@@ -167,7 +167,8 @@ def test_planning_names_arms_and_picks():
 def record(estimator, build, rows, reward="clip", **settings):
     return {
         "id": f"{estimator}-{reward}", "status": "ok", "suite": "table4", "quick": False,
-        "isolation": "process", "started": "2026-01-02T03:04:05+00:00", "wall_seconds": 60.0,
+        "isolation": "process", "processes": 1, "started": "2026-01-02T03:04:05+00:00",
+        "wall_seconds": 60.0,
         "coordinates": {"estimator": estimator, "world": "shapes", "reward": reward,
                         "variant": ""},
         "spec": {"task": "cost", "estimator": {"build": build, "settings": settings},

@@ -88,6 +88,7 @@ def row(facet, sigma, label, build, value, cost, settings=None, **others):  # no
     return {
         "cell": hashlib.sha256(repr((facet, label)).encode()).hexdigest()[:16],
         "attempt": "0001", "suite": "value-gaussian", "quick": False, "isolation": "inline",
+        "processes": 1,
         "world": "gaussian", "reward": facet[0], "estimator": label, "estimator_build": build,
         **{f"estimator.{k}": v for k, v in (settings or {}).items()},
         "latents": "data", "pairing": "own", "group": "siblings", "grid": "plain", "variant": "",

@@ -29,11 +29,21 @@ class Chapter(NamedTuple):
     failures: list[dict[str, Any]]
 
 
-def chapters(store: Store, records: Iterable[Record]) -> list[Chapter]:
-    """Records of a store by task, in the order of first appearance."""
+def chapters(records: Iterable[Record], store: Store | None = None) -> list[Chapter]:
+    """Records by task, in the order of first appearance.
+
+    Args:
+        records: Of some cells.
+        store: Where they are from, which may know the noise floor of their times.
+    """
     found = by_task(marked(record) for record in records)
-    return [Chapter(task, mine, with_floor(VIEWS[task].tidy(mine), store), failures(mine))
+    return [Chapter(task, mine, _tidy(task, mine, store), failures(mine))
             for task, mine in found.items()]  # fmt: skip
+
+
+def _tidy(task: str, records: list[Record], store: Store | None) -> pd.DataFrame:
+    frame = VIEWS[task].tidy(records)
+    return frame if store is None else with_floor(frame, store)
 
 
 def said(chapter: Chapter, width: int) -> str:
@@ -59,7 +69,7 @@ def write(store: Store, out: Path) -> Written:
     Raises:
         ValueError: if nothing was measured.
     """
-    found = chapters(store, store.latest().values())
+    found = chapters(store.latest().values(), store)
     if all(chapter.frame.empty for chapter in found):
         raise ValueError(f"expected at least one measured cell in {store.path}, got none")
     files: list[Path] = []

@@ -64,7 +64,7 @@ def read(name: str, folders: Iterable[Path]) -> Found | None:
 def of_store(name: str, store: Store) -> list[Score]:
     """What a store says to the claims of a table; all of them, also those that it cannot test."""
     task = TABLES[name].task
-    frames = [c.frame for c in chapters(store, store.latest().values()) if c.task == task]
+    frames = [c.frame for c in chapters(store.latest().values(), store) if c.task == task]
     frame = frames[0] if frames else pd.DataFrame()
     return [one for one in scores(VIEWS[task].judge(frame)) if one.table == name]
 
