@@ -220,7 +220,9 @@ def test_every_form_of_a_timing_table_says_the_floor(tmp_path):
 
 
 def test_every_form_of_a_sheets_timing_table_says_the_floor(tmp_path):
-    rows = pd.DataFrame({"world": ["w"], "noise_floor": [0.02]})
+    rows = pd.DataFrame(
+        {"cell": ["c"], "started": ["2026"], "world": ["w"], "noise_floor": [0.02]}
+    )
     rows[["noise_floor_lo", "noise_floor_hi"]] = 0.01, 0.04
     tables = [
         Table(name, name.title(), "A note.", pd.DataFrame({"x": ["1"]}))

@@ -198,7 +198,11 @@ def write(
         "values.md": values + more_md,
         "trust.md": _document((one.facet, one.trust) for one in found),
         "values.tex": "\n".join(_tex(one) for one in found) + more_tex,
-        "trust.tex": "\n".join(latex(one.trust, one.facet.title) for one in found),
+        "trust.tex": "\n".join(
+            latex(one.trust, one.facet.title, floor.note(one.facet.frame))
+            for one in found
+            if len(one.trust)
+        ),
     }
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
