@@ -20,7 +20,7 @@ quickstart: $(VENV)/.runtime ## install, run the smallest suite, write its repor
 	$(VENV)/bin/stitchbench report $(RUN)
 
 test: $(VENV)/.dev ## run the tests (no GPU, no network)
-	$(VENV)/bin/pytest -q
+	$(VENV)/bin/pytest -q -n 2 --dist loadfile -p no:benchmark
 
 lint: $(VENV)/.dev ## check style, formatting and types
 	$(VENV)/bin/ruff check
