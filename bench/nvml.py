@@ -37,17 +37,17 @@ class Driver:
     """NVML, opened.
 
     Args:
-        library: The module `pynvml`.
+        binding: The module `pynvml`.
     """
 
-    def __init__(self, library: Any) -> None:
-        self.library = library
+    def __init__(self, binding: Any) -> None:
+        self.binding = binding
 
     def ask(self, question: str, *args: Any) -> Any:
         """The answer to `nvml<question>`; None where the device or the binding has none."""
         try:
-            return getattr(self.library, f"nvml{question}")(*args)
-        except Exception:  # bindings and drivers of every age fail in many ways
+            return getattr(self.binding, f"nvml{question}")(*args)
+        except (AttributeError, self.binding.NVMLError):
             return None
 
     @property
@@ -75,7 +75,7 @@ class Driver:
             reserved: Bytes of it that this process has reserved.
         """
         memory = self.ask("DeviceGetMemoryInfo", handle)
-        sm = getattr(self.library, "NVML_CLOCK_SM", 1)
+        sm = getattr(self.binding, "NVML_CLOCK_SM", 1)
         power = self.ask("DeviceGetPowerUsage", handle)
         limit = self.ask("DeviceGetEnforcedPowerLimit", handle)
         return {

@@ -9,7 +9,7 @@ record stale.  Nor are what names a cell, which its identity covers, and what on
 import ast
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -104,14 +104,24 @@ class _Stripped(ast.NodeTransformer):
         return node
 
 
-def _imports(name: str) -> Iterator[str]:
+@cache
+def _imports(name: str) -> frozenset[str]:
     """The project's modules that a module imports, anywhere in it."""
     tree = _tree(name)
-    for node in () if tree is None else ast.walk(tree):
-        wanted: list[str] = []
-        if isinstance(node, ast.Import):
-            wanted = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            wanted = [f"{node.module}.{alias.name}" for alias in node.names]
-            wanted = [full if _file(full) else node.module for full in wanted]
-        yield from (w for w in wanted if w.partition(".")[0] in PROJECT and w not in APART)
+    nodes = () if tree is None else ast.walk(tree)
+    return frozenset(
+        wanted
+        for node in nodes
+        for wanted in _named(node)
+        if wanted.partition(".")[0] in PROJECT and wanted not in APART
+    )
+
+
+def _named(node: ast.AST) -> list[str]:
+    """The modules that a statement imports; none of any other node."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        found = [f"{node.module}.{alias.name}" for alias in node.names]
+        return [full if _file(full) else node.module for full in found]
+    return []

@@ -157,7 +157,7 @@ def backbone(**changes):
 
 
 def screen(**changes):
-    return of(Screen, lambda: 2, lambda: 1.0, **changes)
+    return of(Screen, lambda: 2, **changes)
 
 
 def with_parameter(made):

@@ -339,7 +339,7 @@ def test_code_of_a_cell_is_what_its_modules_say(monkeypatch, tmp_path):
     monkeypatch.setattr(staleness, "_file", files.get)
 
     def digest():
-        for cached in (staleness._digest, staleness._tree, staleness._said):
+        for cached in (staleness._digest, staleness._tree, staleness._imports, staleness._said):
             cached.cache_clear()
         return staleness.code(["baselines.one"])["digest"]
 
@@ -348,7 +348,7 @@ def test_code_of_a_cell_is_what_its_modules_say(monkeypatch, tmp_path):
     assert digest() == first
     (package / "other.py").write_text("x = 2\n")
     assert digest() != first
-    for cached in (staleness._digest, staleness._tree, staleness._said):
+    for cached in (staleness._digest, staleness._tree, staleness._imports, staleness._said):
         cached.cache_clear()
 
 

@@ -2,49 +2,38 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.contract.checking import ROWS, close, expect, finite, gradient_of, refused, slopes
+from bench.contract import images
+from bench.contract.checking import ROWS, close, expect, gradient_of, refused, slopes
+from bench.contract.images import batch_of_one, leaves_inputs, repeatable, shape, shown
 from stitchvm.backbone import Prompts
 from stitchvm.reward import Reward
-from stitchvm.streams import Streams
 from stitchvm.world import World
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(images.Case):
     """A reward with images to try it on.
 
     Attributes:
         reward: Whom to check.
-        x: Clean images, (ROWS, 3, H, W).
-        c: Their prompts.
     """
 
+    called: ClassVar = "rewards"
     reward: Reward
-    x: Tensor
-    c: Prompts
 
-    def value(self) -> Tensor:
-        """The rewards, without a graph."""
-        with torch.no_grad():
-            return self.reward(self.x, self.c)
-
-
-@torch.no_grad()
-def shown(world: World) -> tuple[Tensor, list[str]]:
-    """Clean images of a world, and their prompts."""
-    c = [world.prompts[row % len(world.prompts)] for row in range(ROWS)]
-    z_0 = world.draw(c, Streams.of(0, "contract images", rows=ROWS))
-    return world.backbone.decode(z_0), c
+    def ask(self, x: Tensor, c: Prompts) -> Tensor:
+        """Rewards, (B,)."""
+        return self.reward(x, c)
 
 
 def case(build: Callable[..., Reward], world: World, _: Any = None, **settings: Any) -> Case:  # noqa: ANN401
     """A reward built in a world, with images of that world."""
-    return Case(build(world, **settings), *shown(world))
+    return Case(*shown(world), build(world, **settings))
 
 
 def declares(case: Case) -> None:
@@ -55,30 +44,6 @@ def declares(case: Case) -> None:
     expect(isinstance(depth, int) and depth >= 1, "`depth`, a number of blocks", depth)
     asking = [name for name, w in reward.named_parameters() if w.requires_grad]
     expect(not asking, "frozen weights: `self.requires_grad_(False)`", f"gradients of {asking}")
-
-
-def shape(case: Case) -> None:
-    """Rewards have shape (B,) and are finite."""
-    finite(case.value(), (ROWS,), "rewards")
-
-
-def repeatable(case: Case) -> None:
-    """The same images give the same rewards."""
-    close(case.value(), case.value())
-
-
-def batch_of_one(case: Case) -> None:
-    """A batch equals its rows one by one."""
-    with torch.no_grad():
-        alone = [case.reward(case.x[k : k + 1], [case.c[k]]) for k in range(ROWS)]
-    close(case.value(), torch.cat(alone))
-
-
-def leaves_inputs(case: Case) -> None:
-    """The images are not changed in place."""
-    before = case.x.clone()
-    case.value()
-    close(before, case.x)
 
 
 @torch.no_grad()

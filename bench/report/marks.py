@@ -6,9 +6,10 @@ turns text round would tear every table they stand in.
 """
 
 import hashlib
-import importlib
 import re
 from typing import Any
+
+from bench.stale import stale
 
 DAGGER = "\u2020"
 STALE = (
@@ -30,13 +31,6 @@ def line(text: Any, longest: int | None = None) -> str:
     if longest is None or len(plain) <= longest:
         return plain
     return f"{plain[: longest - 4].rstrip()} ..."
-
-
-def stale(record: dict[str, Any]) -> bool:
-    """Whether a record says what code it was measured with, and that code is another today."""
-    if record.get("code") is None:
-        return False
-    return bool(importlib.import_module("bench.stale").stale(record))
 
 
 def marked(record: dict[str, Any]) -> dict[str, Any]:
