@@ -12,6 +12,7 @@ from bench import plan as plans
 from bench import suite as suites
 from bench.careful import careful
 from bench.cell import Cell
+from bench.statuses import SHOWN
 from bench.store import Store
 from bench.stores import RUNS, store_of
 
@@ -133,17 +134,22 @@ def plan(suite: str, store: Path | None, **options: Any) -> None:
     for cell in cells:
         record = known.get(cell.id)
         missing += How().wants(record)
-        state = "to run" if record is None else "done" if record["status"] == "ok" else "failed"
-        if record is not None and stale(record):
-            state = "stale"
+        state = "stale" if record is not None and stale(record) else _state(record)
         where = "  ".join(f"{k}={v}" for k, v in cell.coordinates.items())
-        click.echo(f"{cell.id}  {state:6}  {where}")
+        click.echo(f"{cell.id}  {state:11}  {where}")
     for protocol in dict.fromkeys(cell.spec.protocol.size for cell in cells):
         click.echo(protocol)
     click.echo(
         f"{len(cells)} cells, {missing} to run; the whole suite takes about "
         f"{loaded.minutes:g} min on two cores"
     )
+
+
+def _state(record: Mapping[str, Any] | None) -> str:
+    """What came of a cell, with the word that tables have for it."""
+    if record is None:
+        return "to run"
+    return "done" if record["status"] == "ok" else SHOWN[record["status"]]
 
 
 def print_table(store: Store, cells: set[str] | None = None) -> None:

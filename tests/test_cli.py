@@ -11,8 +11,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from bench import suite as suites
+from bench.attempt import Job, head
 from bench.cli import COMMANDS, cli
+from bench.plan import plan
 from bench.resolve import load_file
+from bench.statuses import SHOWN, STATUSES
+from bench.store import Store
 
 STRANGER = '''
 """Half of Tweedie: a stranger's estimator."""
@@ -105,6 +110,15 @@ def test_plan_shows_cells_and_what_is_left(suite, tmp_path):
     said = call("plan", suite, "--store", store)
     assert "3 cells, 2 to run" in said
     assert re.search(r"done +estimator=truth", said)
+
+
+def test_plan_says_how_cells_ended_in_the_words_of_tables(suite, tmp_path):
+    store, cell = Store(tmp_path), plan(suites.load(str(suite)))[0]
+    rest = {"reason": "it ended so", "rows": [], "phases": {}, "wall_seconds": 0.0}
+    for status in set(STATUSES) - {"ok"}:
+        store.write(store.begin(cell.id), head(Job(cell=cell)) | rest | {"status": status}, {})
+        [line] = [x for x in call("plan", suite, "--store", tmp_path).splitlines() if cell.id in x]
+        assert line.split("  ", 1)[1].startswith(f"{SHOWN[status]:11}  estimator=")
 
 
 def test_run_table_plot_report(suite, tmp_path):
