@@ -2,9 +2,9 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,9 @@ from bench.cell import Cell
 from bench.statuses import SHOWN
 from bench.store import Store
 from bench.stores import RUNS, store_of
+
+if TYPE_CHECKING:
+    from bench.report.book import Chapter
 
 NARROW, WIDE = 80, 160  # columns of a table on a terminal
 F = TypeVar("F", bound=Callable[..., Any])
@@ -152,13 +155,12 @@ def _state(record: Mapping[str, Any] | None) -> str:
     return "done" if record["status"] == "ok" else SHOWN[record["status"]]
 
 
-def print_table(store: Store, cells: set[str] | None = None) -> None:
-    """The text tables of a store's ok cells, and what could not be shown."""
-    from bench.report.book import chapters, said  # noqa: PLC0415 - imports pandas
+def print_table(found: Iterable["Chapter"], store: Store) -> None:
+    """The text tables of a store's chapters, and what of it could not be shown."""
+    from bench.report.book import said  # noqa: PLC0415 - imports pandas
 
-    records = [r for r in store.latest().values() if cells is None or r["id"] in cells]
     columns = max(NARROW, min(shutil.get_terminal_size().columns, WIDE))
-    for chapter in chapters(records, store):
+    for chapter in found:
         click.echo(said(chapter, columns))
     for problem in store.problems:
         click.echo(f"warning: {problem}", err=True)
@@ -175,16 +177,15 @@ def _folder(out: Path, task: str, tasks: Sized) -> Path:
 @careful
 def table(store: str, out: Path | None) -> None:
     """Print the tables of STORE, a folder or the name of a suite that was run."""
-    found = store_of(store)
-    print_table(found)
-    if out is not None:
-        from bench.report.book import chapters  # noqa: PLC0415
-        from bench.report.views import VIEWS  # noqa: PLC0415
+    from bench.report.book import chapters  # noqa: PLC0415 - imports pandas
+    from bench.report.views import VIEWS  # noqa: PLC0415
 
-        found_chapters = chapters(found.latest().values(), found)
-        for task, _, frame, failed in found_chapters:
-            folder = _folder(out, task, found_chapters)
-            for path in VIEWS[task].tables(frame, folder, failed):
+    kept = store_of(store)
+    found = chapters(kept.latest().values(), kept)
+    print_table(found, kept)
+    if out is not None:
+        for task, _, frame, failed in found:
+            for path in VIEWS[task].tables(frame, _folder(out, task, found), failed):
                 click.echo(path)
 
 

@@ -1,7 +1,7 @@
 """stitchbench run: how cells are run, from options, and what came of it, as an exit code."""
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,10 +106,18 @@ def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> N
     parts += [f"{counts['error']} failed"]
     parts += [words.format(counts[name]) for name, words in SUMMARY.items() if name in counts]
     click.echo(f"{', '.join(parts)}; records in {folder.path}")
-    _warn_of_other_code(folder, ids)
-    print_table(folder, ids)
-    click.echo(f"the page: stitchbench report {folder.path}")
-    ctx.exit(_exit_code(folder, ids))
+    ctx.exit(_show(folder, ids))
+
+
+def _show(store: Store, cells: set[str]) -> int:
+    """Print what a store, read once, says of cells; returns the exit code."""
+    from bench.report.book import chapters  # noqa: PLC0415 - imports pandas
+
+    latest = {cell: record for cell, record in store.latest().items() if cell in cells}
+    _warn_of_other_code(latest.values())
+    print_table(chapters(latest.values(), store), store)
+    click.echo(f"the page: stitchbench report {store.path}")
+    return _exit_code(latest, cells)
 
 
 def _manner(
@@ -146,18 +154,17 @@ def _typed(suite: str, store: Store, chosen: dict[str, Any]) -> str:
     return shlex.join([*words, "--store", str(store.path)])
 
 
-def _exit_code(store: Store, cells: Iterable[str]) -> int:
+def _exit_code(latest: Mapping[str, Mapping[str, Any]], cells: Iterable[str]) -> int:
     """0 where nothing went wrong, 1 where something did, 3 where nothing went well."""
-    latest = store.latest()
     good = [cell in latest and latest[cell]["status"] in GOOD for cell in cells]
     return 0 if all(good) else 1 if any(good) else 3
 
 
-def _warn_of_other_code(store: Store, cells: set[str]) -> None:
+def _warn_of_other_code(records: Iterable[Mapping[str, Any]]) -> None:
     """Say which measurements are of code that has changed since."""
     from bench.stale import stale  # noqa: PLC0415
 
-    other = [r for r in store.latest().values() if r["id"] in cells and stale(r)]
+    other = [record for record in records if stale(record)]
     if other:
         known = ", ".join(sorted({str(r["environment"]["commit"])[:8] for r in other}))
         click.echo(

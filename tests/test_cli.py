@@ -15,6 +15,7 @@ from bench import suite as suites
 from bench.attempt import Job, head
 from bench.cli import COMMANDS, cli
 from bench.plan import plan
+from bench.report.views import VIEWS
 from bench.resolve import load_file
 from bench.statuses import SHOWN, STATUSES
 from bench.store import Store
@@ -138,6 +139,19 @@ def test_run_table_plot_report(suite, tmp_path):
     page = (store / "report" / "index.html").read_text()
     assert "tweedie" in page
     assert not re.search(r"""(src|href)\s*=\s*["']?\s*(https?:)?//""", page)
+
+
+def test_records_are_read_once_and_tidied_once(suite, tmp_path, monkeypatch):
+    store, read, tidied, latest = tmp_path / "store", [], [], Store.latest
+    call("run", suite, "--store", store)
+    view = VIEWS["value"]
+    monkeypatch.setattr(Store, "latest", lambda *args: read.append(1) or latest(*args))
+    counted = view._replace(tidy=lambda records: tidied.append(1) or view.tidy(records))
+    monkeypatch.setitem(VIEWS, "value", counted)
+    call("run", suite, "--store", store)
+    assert (len(read), len(tidied)) == (1, 1)
+    call("table", store, "--out", tmp_path / "tables")
+    assert (len(read), len(tidied)) == (2, 2)
 
 
 def test_a_strangers_estimator_appears_everywhere_and_keeps_the_contract(tmp_path):
