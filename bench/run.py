@@ -7,7 +7,7 @@ runner that shares a store with others leaves them the cells they are at work on
 import json
 import signal
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -114,6 +114,7 @@ class Progress:
     seconds: float = 0.0
 
 
+Outcome = Literal["ok", "error", "before", "skipped", "elsewhere", "left"]
 Tell = Callable[[Progress], None]
 Turn = tuple[Cell, int]  # a cell, and which of its good attempts this is to be
 
@@ -138,9 +139,9 @@ def run(
         announce: Takes what cells say of long work that is done once.
 
     Returns:
-        How many cells ended `ok`, with an `error` of any kind, or were there `before`; of cells
-        that are left, how many are `elsewhere`, with another runner, and how many were `left`
-        after too many failures, where there are any.
+        How many cells ended `ok`, all their attempts, with an `error` of any kind, or were there
+        `before`; and, where there are any, how many were `skipped`, are `elsewhere`, with another
+        runner, or were `left` after too many failures.  Every cell counts once.
 
     Raises:
         ValueError: if the store cannot be written to, or there is no such device or cluster.
@@ -149,10 +150,10 @@ def run(
     store.prepare()
     check_device(how.device)
     missing = _missing(cells, store, how)
-    left = len({cell.id for cell, _ in missing})
-    counts = {"ok": 0, "error": 0, "before": len(cells) - left}
+    left = {cell.id for cell, _ in missing}
+    outcomes: dict[str, Outcome] = {cell.id: "before" for cell in cells if cell.id not in left}
     with closing(_backend(how, announce)) as backend, _asked(announce) as asked:
-        runner = _Runner(store, how, backend, asked, tell, counts, deque(missing))
+        runner = _Runner(store, how, backend, asked, tell, outcomes, deque(missing))
         try:
             keep(store.path, [cell.id for cell in cells])
             runner.run()
@@ -164,7 +165,7 @@ def run(
         finally:
             for attempt in runner.at_work:  # nobody is at work there any more
                 (attempt / OWNER).unlink(missing_ok=True)
-    return counts
+    return {"ok": 0, "error": 0, "before": 0, **Counter(outcomes.values())}
 
 
 def _missing(cells: Sequence[Cell], store: Store, how: How) -> list[Turn]:
@@ -239,10 +240,10 @@ class _Runner:
     """One run: cells wait in a queue, run, and end.
 
     Attributes:
+        outcomes: What came of cells so far, by their id.
         queue: What is to run.
         at_work: The cells that run, with when they began, by their attempt.
         elsewhere: What another runner is at work on.
-        failed: Cells that failed in this run.
     """
 
     store: Store
@@ -250,11 +251,10 @@ class _Runner:
     backend: Backend
     asked: _Asked
     tell: Tell
-    counts: dict[str, int]
+    outcomes: dict[str, Outcome]
     queue: deque[Turn]
     at_work: dict[Path, tuple[Cell, float]] = field(default_factory=dict)
     elsewhere: list[Turn] = field(default_factory=list)
-    failed: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Run all, and stop where asked to."""
@@ -270,8 +270,10 @@ class _Runner:
             self._drain()
             self._interrupted()
             raise
-        for name, turns in (("elsewhere", self.elsewhere), ("left", self.queue)):
-            self.counts |= {name: len({cell.id for cell, _ in turns})} if turns else {}
+        for cell, _ in self.elsewhere:
+            self._settle(cell, "elsewhere")
+        for cell, _ in self.queue:
+            self._settle(cell, "left")
         if self.asked.times and (self.queue or self.elsewhere):
             raise KeyboardInterrupt
 
@@ -284,11 +286,21 @@ class _Runner:
 
     @property
     def _enough(self) -> bool:
-        limit = self.how.max_failures
-        return self.asked.times > 0 or (limit is not None and self.counts["error"] >= limit)
+        if self.asked.times or self.how.max_failures is None:
+            return self.asked.times > 0
+        return list(self.outcomes.values()).count("error") >= self.how.max_failures
+
+    def _is_over(self, cell: Cell) -> bool:
+        """Whether a cell failed or was skipped: it is not tried again in this run."""
+        return self.outcomes.get(cell.id) in {"error", "skipped"}
+
+    def _settle(self, cell: Cell, outcome: Outcome) -> None:
+        """Say what came of a cell, unless it is over."""
+        if not self._is_over(cell):
+            self.outcomes[cell.id] = outcome
 
     def _start(self, cell: Cell, number: int) -> None:
-        if cell.id in self.failed:
+        if self._is_over(cell):
             return
         attempt = self.store.begin(cell.id, unlock=self.how.unlock)
         if isinstance(attempt, Owner):
@@ -296,7 +308,7 @@ class _Runner:
             return
         if self._done_meanwhile(cell, number):
             self.store.withdraw(attempt)
-            self.counts["before"] += number == 1
+            self.outcomes.setdefault(cell.id, "before")
             return
         self.at_work[attempt] = cell, time.perf_counter()
         self.tell(Progress(cell, self.ended, self.total))
@@ -325,8 +337,7 @@ class _Runner:
             self._record(cell, ended, status, reason, time.perf_counter() - began)
         record = json.loads((ended.attempt / RECORD).read_bytes())
         status, reason = record["status"], record["reason"]
-        self.counts["ok" if status in GOOD else "error"] += 1
-        self.failed |= set() if status in GOOD else {cell.id}
+        self._settle(cell, status if status in GOOD else "error")
         spent = time.perf_counter() - began
         self.tell(Progress(cell, self.ended, self.total, status, reason, spent))
         self.ended += 1

@@ -18,8 +18,9 @@ from bench.stores import RUNS
 
 F = TypeVar("F", bound=Callable[..., Any])
 SUMMARY = {
+    "skipped": "{} skipped",
     "elsewhere": "{} at work in another runner (--unlock takes them over)",
-    "left": "{} not started after too many failures",
+    "left": "{} left after too many failures",
 }
 
 

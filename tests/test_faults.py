@@ -102,7 +102,7 @@ def test_each_way_to_fail_has_its_name_and_the_others_are_unharmed(fakes, tmp_pa
         "memory": "oom_host", "list": "oom_host", "killed": "error", "decline": "skipped",
         "nan": "diverged",
     }  # fmt: skip
-    assert counts == {"ok": 2, "error": 7, "before": 0}
+    assert counts == {"ok": 1, "error": 7, "before": 0, "skipped": 1}
     assert found["raise"]["reason"] == "RuntimeError: what went wrong"
     assert any("Traceback" in line for line in found["raise"]["log"])
     assert found["exit"]["reason"] == "it called sys.exit(0)"
@@ -212,12 +212,12 @@ def test_which_ended_cells_run_again(fakes, tmp_path, monkeypatch):
 
 
 def test_cells_that_are_measured_several_times_take_turns(fakes, tmp_path):
-    cells, store, told = fakes("raise"), Store(tmp_path / "store"), []
+    cells, store, told = fakes("raise", "decline"), Store(tmp_path / "store"), []
     how = How("inline", processes=2)
     counts = run(cells, store, how, tell=told.append)
-    assert counts == {"ok": 2, "error": 1, "before": 0}
+    assert counts == {"ok": 1, "error": 1, "before": 0, "skipped": 1}
     order = [p.cell.coordinates["estimator"] for p in told if p.status is not None]
-    assert order == ["constant", "raise", "constant"]
+    assert order == ["constant", "raise", "decline", "constant"]
     good = [r for r in store.records() if r["status"] == "ok"]
     assert len(good) == 2
     assert len({json.dumps(r["rows"][0]["metrics"]) for r in good}) == 1
@@ -233,11 +233,18 @@ def test_no_cell_starts_after_too_many_failures(fakes, tmp_path):
     assert len(store.latest()) == 3
 
 
+def test_a_cell_that_is_measured_less_often_than_asked_is_left(fakes, tmp_path):
+    cells, store = fakes("raise"), Store(tmp_path / "store")
+    counts = run(cells, store, How("inline", processes=2, max_failures=1))
+    assert counts == {"ok": 0, "error": 1, "before": 0, "left": 1}
+    assert attempts(store, cells) == [1, 0]
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [(["constant"], 0), (["constant", "raise"], 1), (["raise"], 3), (["constant", "decline"], 0)],
 )
-def test_exit_codes(fakes, tmp_path, text, code):
+def test_exit_codes(fakes, tmp_path, text, code, capsys):
     fakes()
     entries = ", ".join(
         name if name == "constant" else f"{{build: '{tmp_path}/fakes.py', way: {name}}}"
@@ -249,6 +256,10 @@ def test_exit_codes(fakes, tmp_path, text, code):
     store = str(tmp_path / "store")
     arguments = ["run", str(file), "--set", f"estimator={entries}", "--store", store]
     assert _code(arguments) == code
+    measured, failed, skipped = map(text.count, ("constant", "raise", "decline"))
+    said = f"{measured} cells measured, 0 were there, {failed} failed"
+    said += f", {skipped} skipped" if skipped else ""
+    assert f"{said}; records in {store}\n" in capsys.readouterr().out
     assert _code([*arguments, "--rerun", "none"]) == code  # what failed before counts
 
 
