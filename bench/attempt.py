@@ -71,7 +71,7 @@ def measure(job: Job, attempt: Path, start: float | None = None) -> None:
 
     began = time.monotonic()
     store, cell = Store.of(attempt), job.cell
-    record = head(job) | {"code": job.code or code_of(cell.spec)}
+    record = head(job)
     outcome, status, reason = Outcome(), "ok", None
     work, before = store.path / WORK / cell.id, conditions(job.device)
     try:
@@ -148,7 +148,7 @@ def of_exception(error: BaseException) -> tuple[Status, str]:
 
 
 def head(job: Job) -> dict[str, Any]:
-    """The head of a cell's record: what it is and where it was measured."""
+    """The head of a cell's record: what it is, of which code, and where it was measured."""
     from bench.environment import environment  # noqa: PLC0415 - imports torch
 
     return {
@@ -160,6 +160,7 @@ def head(job: Job) -> dict[str, Any]:
         "command": f"{job.command} --only id={job.cell.id} --rerun all",
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "environment": environment(job.device),
+        "code": job.code or code_of(job.cell.spec),
     }
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from bench import stale as staleness
 from bench import suite as suites
+from bench.attempt import code_of
 from bench.cli import main
 from bench.limits import Limits, memory, seconds
 from bench.owner import OWNER, Owner, me
@@ -111,6 +112,9 @@ def test_each_way_to_fail_has_its_name_and_the_others_are_unharmed(fakes, tmp_pa
     assert found["killed"]["exit"]["signal"] == "SIGKILL"
     assert found["decline"]["reason"] == "it knows no such reward"
     assert found["nan"]["reason"].endswith("all 6 values at sigma 0.25 are not finite")
+    codes = {cell.coordinates["estimator"]: code_of(cell.spec) for cell in cells}
+    assert {way: record["code"] for way, record in found.items()} == codes
+    assert None not in codes.values()
     assert not _at_work_in(tmp_path)
 
 
