@@ -12,6 +12,8 @@ from bench import plan as plans
 from bench import suite as suites
 from bench.careful import careful
 from bench.cell import Cell
+from bench.how import How
+from bench.stale import stale
 from bench.statuses import SHOWN
 from bench.store import Store
 from bench.stores import RUNS, store_of
@@ -129,9 +131,6 @@ def _listed(kind: str) -> Iterator[tuple[str, str]]:
 @careful
 def plan(suite: str, store: Path | None, **options: Any) -> None:
     """Show the cells SUITE would run: a shipped suite's name or the path of a YAML file."""
-    from bench.run import How  # noqa: PLC0415 - imports torch
-    from bench.stale import stale  # noqa: PLC0415
-
     loaded, cells = planned(suite, **options)
     known, missing = Store(store or RUNS / loaded.name).latest(), 0
     for cell in cells:

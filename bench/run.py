@@ -5,92 +5,27 @@ runner that shares a store with others leaves them the cells they are at work on
 """
 
 import json
-import signal
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
-from bench.attempt import Isolation, Job, code_of, head
+from bench.attempt import Job, code_of, head
 from bench.backends import Announce, Backend, Ended
 from bench.backends.inline import Inline
 from bench.backends.processes import Processes, slots_of
 from bench.cell import Cell
 from bench.child import Exit, last_line
-from bench.limits import Limits
+from bench.how import How
 from bench.owner import OWNER, Owner
 from bench.planned import keep
-from bench.stale import stale
-from bench.statuses import GOOD, RERUNS, Status, of_exit
+from bench.signals import Asked, listening
+from bench.statuses import GOOD, Status, of_exit
 from bench.store import RECORD, Store
-
-
-@dataclass(frozen=True)
-class How:
-    """How cells are run.
-
-    Attributes:
-        isolation: In the runner's own process, or each in a fresh one.
-        device: `cpu`; `cuda`, every visible GPU with a cell at a time each; or one, `cuda:1`.
-        threads: CPU threads of a cell; one by default, so that numbers repeat and timings do not
-            depend on who else computes.
-        jobs: Cells at once; None: one, or one per GPU.
-        backend: Processes of this machine, or tasks of a Ray cluster.
-        address: Of the cluster; None starts one on this machine.
-        limits: What a cell may use.
-        rerun: Which ended cells run again, names of `RERUNS`.
-        processes: How many times each cell is measured, in turns, each in a process of its own;
-            tables take what varies between them as the uncertainty of times.
-        max_failures: Failed cells after which no other is started; None: any.
-        unlock: Whether cells are taken from runners that seem to be at work on them.
-        command: What was typed, for records to say how to repeat one cell.
-    """
-
-    isolation: Isolation = "process"
-    device: str = "cpu"
-    threads: int = 1
-    jobs: int | None = None
-    backend: Literal["process", "ray"] = "process"
-    address: str | None = None
-    limits: Limits = Limits()
-    rerun: Sequence[str] = ("failed",)
-    processes: int = 1
-    max_failures: int | None = None
-    unlock: bool = False
-    command: str = "stitchbench run"
-
-    @property
-    def inline(self) -> bool:
-        """Whether cells run in this process: several at once or with limits need their own."""
-        once = self.jobs in {None, 1} and self.processes == 1
-        here = self.backend == "process" and self.device != "cuda"
-        return self.isolation == "inline" and once and here and not self.limits
-
-    def times(self, records: Sequence[Mapping[str, Any]]) -> range:
-        """The numbers of a cell's good attempts that are still to be made.
-
-        Args:
-            records: The cell's, oldest first.
-        """
-        good = [record for record in records if record["status"] == "ok"]
-        if not self.wants(good[-1] if good else records[-1] if records else None):
-            return range(len(good) + 1, self.processes + 1) if good else range(0)
-        return range(len(good) + 1, len(good) + 1 + self.processes)
-
-    def wants(self, record: Mapping[str, Any] | None) -> bool:
-        """Whether a cell of that latest record is to run."""
-        if record is None or record["status"] == "interrupted" or "all" in self.rerun:
-            return True
-        again = any(record["status"] in RERUNS[name] for name in self.rerun)
-        return again or ("stale" in self.rerun and stale(record))
-
-
-INLINE = How("inline")
 
 
 @dataclass(frozen=True)
@@ -152,7 +87,7 @@ def run(
     missing = _missing(cells, store, how)
     left = {cell.id for cell, _ in missing}
     outcomes: dict[str, Outcome] = {cell.id: "before" for cell in cells if cell.id not in left}
-    with closing(_backend(how, announce)) as backend, _asked(announce) as asked:
+    with closing(_backend(how, announce)) as backend, listening(announce) as asked:
         runner = _Runner(store, how, backend, asked, tell, outcomes, deque(missing))
         try:
             keep(store.path, [cell.id for cell in cells])
@@ -205,37 +140,6 @@ def _backend(how: How, announce: Announce) -> Backend:
 
 
 @dataclass
-class _Asked:
-    """Whether somebody asked to stop: once, no cell is started; twice, those at work end."""
-
-    times: int = 0
-
-
-@contextmanager
-def _asked(announce: Announce) -> Iterator[_Asked]:
-    """Ctrl-C and SIGTERM as a request, while this runs in the main thread."""
-    asked = _Asked()
-
-    def ask(number: int, _: FrameType | None) -> None:
-        asked.times += 1 if number == signal.SIGINT else 2
-        if asked.times > 1:
-            raise KeyboardInterrupt
-        announce("finishing the cells at work; Ctrl-C again ends them")
-
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
-    except ValueError:  # another thread: there is nobody to ask
-        pass
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@dataclass
 class _Runner:
     """One run: cells wait in a queue, run, and end.
 
@@ -249,7 +153,7 @@ class _Runner:
     store: Store
     how: How
     backend: Backend
-    asked: _Asked
+    asked: Asked
     tell: Tell
     outcomes: dict[str, Outcome]
     queue: deque[Turn]

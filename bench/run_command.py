@@ -10,8 +10,11 @@ import click
 
 from bench.careful import careful
 from bench.commands import planned, print_table, selection
+from bench.how import How
 from bench.limits import Limits, memory, seconds
 from bench.progress import narrator
+from bench.run import run as run_cells
+from bench.stale import stale
 from bench.statuses import GOOD, RERUNS
 from bench.store import Store
 from bench.stores import RUNS
@@ -75,9 +78,6 @@ def running(command: F) -> F:
 @careful
 def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> None:
     """Run what is missing of SUITE: a shipped suite's name or the path of a YAML file."""
-    from bench.run import How  # noqa: PLC0415 - imports torch
-    from bench.run import run as run_cells  # noqa: PLC0415
-
     names = ("world", "changes", "only", "seed", "quick", "device", "threads")
     chosen = {name: options.pop(name) for name in names}
     manner = _manner(**options)
@@ -163,8 +163,6 @@ def _exit_code(latest: Mapping[str, Mapping[str, Any]], cells: Iterable[str]) ->
 
 def _warn_of_other_code(records: Iterable[Mapping[str, Any]]) -> None:
     """Say which measurements are of code that has changed since."""
-    from bench.stale import stale  # noqa: PLC0415
-
     other = [record for record in records if stale(record)]
     if other:
         known = ", ".join(sorted({str(r["environment"]["commit"])[:8] for r in other}))

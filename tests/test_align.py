@@ -12,6 +12,7 @@ from bench import suite as suites
 from bench import tuning
 from bench.algorithms import guide, steer_by
 from bench.cli import cli
+from bench.how import INLINE
 from bench.metrics.align import diversity, energy, mmd
 from bench.plan import plan
 from bench.protocols import AlignProtocol
@@ -20,7 +21,7 @@ from bench.report.align import saving, tables
 from bench.report.align.frame import judged, tidy
 from bench.report.align.insight import points
 from bench.report.align.sheet import SHEET
-from bench.run import INLINE, run
+from bench.run import run
 from bench.store import Store
 from bench.tasks import align as task
 

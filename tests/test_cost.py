@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from bench import suite as suites
+from bench.how import INLINE
 from bench.images import WorldImages
 from bench.interleaved import clock_of, interleaved
 from bench.plan import plan
 from bench.protocols import CostProtocol
 from bench.report import cost, sheet
 from bench.report.claims import judged
-from bench.run import INLINE, run
+from bench.run import run
 from bench.stitching import Job, Workshop
 from bench.store import Store
 from bench.tasks import cost as task

@@ -17,11 +17,12 @@ from bench import stale as staleness
 from bench import suite as suites
 from bench.attempt import code_of
 from bench.cli import main
+from bench.how import INLINE, How
 from bench.limits import Limits, memory, seconds
 from bench.owner import OWNER, Owner, me
 from bench.plan import plan
 from bench.report.views import VIEWS
-from bench.run import INLINE, How, run
+from bench.run import run
 from bench.statuses import STATUSES
 from bench.store import RECORD, Store
 from stitchvm.streams import derive

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from bench import rows
 from bench import suite as suites
 from bench.cli import main
+from bench.how import INLINE
 from bench.meter import STAGES
 from bench.plan import plan
-from bench.run import INLINE, run
+from bench.run import run
 from bench.store import CHECKSUM, Store
 from bench.tasks.steps import CLASSIC
 from stitchvm.align import training

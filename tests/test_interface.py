@@ -10,12 +10,13 @@ import torch
 
 from bench import suite as suites
 from bench.cell import Part
+from bench.how import INLINE
 from bench.metrics.retrieval import both_ways
 from bench.plan import plan
 from bench.report import interface, sheet
 from bench.report.claims import judged
 from bench.resolve import UnknownName
-from bench.run import INLINE, run
+from bench.run import run
 from bench.spearman import rank_correlation
 from bench.store import Store
 from bench.tasks import interface as task

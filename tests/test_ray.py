@@ -10,8 +10,9 @@ from test_faults import attempts, sweep, table_of
 
 from bench.attempt import Job
 from bench.backends.ray import work
+from bench.how import INLINE, How
 from bench.owner import OWNER
-from bench.run import INLINE, How, run
+from bench.run import run
 from bench.store import RECORD, Store
 
 ray = pytest.importorskip("ray")

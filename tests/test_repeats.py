@@ -8,7 +8,8 @@ from test_faults import planned
 
 from bench import repeats
 from bench.frame import tidy
-from bench.run import INLINE, run
+from bench.how import INLINE
+from bench.run import run
 from bench.stats import log_ratio_interval, median_interval, process_seconds_interval
 from bench.store import Store
 

@@ -12,9 +12,10 @@ from baselines.tweedie import build as tweedie
 from bench import references, spearman, stats
 from bench import robustness as frames
 from bench import suite as suites
+from bench.how import INLINE
 from bench.plan import plan
 from bench.protocols import Protocol, Robustness
-from bench.run import INLINE, run
+from bench.run import run
 from bench.store import Store
 from bench.tasks import robustness
 from bench.worlds import WORLDS

@@ -17,10 +17,11 @@ import torch
 from baselines import ESTIMATORS
 from bench import suite as suites
 from bench.arms import ARMS, TRUNKS, Given
+from bench.how import INLINE
 from bench.meter import Calls, Live, high_water_mark, reset_high_water_mark
 from bench.plan import plan
 from bench.protocols import Protocol
-from bench.run import INLINE, run
+from bench.run import run
 from bench.store import Store
 from bench.tasks import latents
 from bench.worlds import WORLDS

@@ -9,8 +9,9 @@ import pytest
 from test_faults import DEFAULTS, planned
 
 from bench import suite as suites
+from bench.how import INLINE, How
 from bench.plan import plan
-from bench.run import INLINE, How, run
+from bench.run import run
 from bench.store import Store
 
 pytestmark = pytest.mark.slow

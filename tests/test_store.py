@@ -10,8 +10,9 @@ import pytest
 
 import bench
 from bench import suite as suites
+from bench.how import INLINE
 from bench.plan import plan
-from bench.run import INLINE, run
+from bench.run import run
 from bench.store import Store
 
 TINY = {"build": "gaussian", "latent": [2, 2, 1], "components": 3, "rank": 2, "prompts": 4}

@@ -15,12 +15,13 @@ from baselines import ESTIMATORS
 from bench import suite as suites
 from bench.attempt import WORK
 from bench.cli import cli
+from bench.how import INLINE
 from bench.plan import plan
 from bench.protocols import TrainProtocol
 from bench.report.train import claims, tables
 from bench.report.train.frame import ends, published_of, tidy
 from bench.report.train.reach import first, level, reached
-from bench.run import INLINE, run
+from bench.run import run
 from bench.store import Store
 from bench.tasks import train as task
 from bench.trainers import TRAINERS
