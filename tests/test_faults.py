@@ -8,32 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
+from tiny import DEFAULTS, attempts, planned, sweep, table_of
 
 from bench import stale as staleness
-from bench import suite as suites
 from bench.attempt import code_of
 from bench.cli import main
 from bench.how import INLINE, How
 from bench.limits import Limits, memory, seconds
 from bench.owner import OWNER, Owner, me
-from bench.plan import plan
-from bench.report.views import VIEWS
 from bench.run import run
 from bench.statuses import STATUSES
 from bench.store import RECORD, Store
 from stitchvm.streams import derive
 
-TINY = {"build": "gaussian", "latent": [2, 2, 1], "components": 3, "rank": 2, "prompts": 4}
-DEFAULTS = {"world": TINY, "reward": "quadratic", "prompts": 3, "members": 2, "calls": 1} | {
-    "sigmas": [0.25, 0.75],
-    "replicates": 2,
-    "batch": 4,
-    "gradient": False,
-}
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
 
 WAYS = """
@@ -69,12 +59,6 @@ def build(world, reward, *, way: str = "raise"):
         value.forward = lambda z_t, t, c, rng=None: torch.full((len(c),), float("nan"))
     return value
 """
-
-
-def planned(**changes):
-    defaults = DEFAULTS | changes
-    axes = {"estimator": defaults.pop("estimator", ["constant", "tweedie"])}
-    return plan(suites.Suite(name="tiny", about="-", minutes=0.1, defaults=defaults, axes=axes))
 
 
 @pytest.fixture
@@ -395,31 +379,6 @@ def _forked(store, cells, how):
     )
     process.start()
     return process
-
-
-def attempts(store, cells):
-    """Per cell how many of its attempts are ok."""
-    ok = Counter(r["id"] for r in store.records() if r["status"] == "ok")
-    return [ok[cell.id] for cell in cells]
-
-
-def sweep(count, **changes):
-    """Cells of different seeds."""
-    out = []
-    for seed in range(count // 2):
-        [one, two] = planned(**changes)
-        for cell in (one, two):
-            spec = cell.spec.model_copy(update={"seed": seed})
-            shown = cell.coordinates | {"variant": f"seed {seed}"}
-            out.append(cell.model_copy(update={"spec": spec, "coordinates": shown}))
-    return out
-
-
-def table_of(store):
-    """What a table shows, times apart."""
-    frame = VIEWS["value"].tidy(list(store.latest().values()))
-    shown = ["estimator", "variant", "sigma", "bias", "rmse", "rmse_lo", "rmse_hi", "skill"]
-    return frame[shown].sort_values(shown[:3]).reset_index(drop=True)
 
 
 @pytest.mark.parametrize("runners", [2, 4])

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from test_faults import attempts, sweep, table_of
+from tiny import attempts, sweep, table_of
 
 from bench.attempt import Job
 from bench.backends.ray import work

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_faults import planned
+from tiny import planned
 
 from bench import repeats
 from bench.frame import tidy

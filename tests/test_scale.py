@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from test_faults import DEFAULTS, planned
+from tiny import DEFAULTS, planned
 
 from bench import suite as suites
 from bench.how import INLINE, How
