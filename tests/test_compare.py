@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from made_records import ENVIRONMENT, ROWS, VALUE, failed, only_row, put, record
+from records import ENVIRONMENT, ROWS, VALUE, failed, only_row, put, record
 
 from bench.cli import cli
 from bench.comparable import figures

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
-from made_records import ROWS, failed, record
+from records import ROWS, failed, record
 
 from bench import schema
 from bench.cli import cli

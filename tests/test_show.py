@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from click.testing import CliRunner
-from made_records import failed, put, record
+from records import failed, put, record
 
 from bench import status
 from bench.cli import cli
