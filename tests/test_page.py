@@ -23,7 +23,7 @@ from bench.report import (
     tables,
     typeset,
 )
-from bench.report.align import plots as drawn
+from bench.report.align.memory import memory
 from bench.report.claims import Claim, Verdict
 from bench.report.evidence import Evidence
 from bench.report.grid import grid
@@ -307,7 +307,7 @@ def test_memory_falls_from_the_dearest_to_the_leanest():
         "phase": "cost", "method": ["mid", "mid", "big", "small", "unknown"],
         "batch": [1, 4, 4, 4, 4], "memory": [9e9, 30e6, 70e6, 10e6, np.nan],
     })  # fmt: skip
-    figure = drawn.memory(facets.Facet("-", "-", "-", "-", "-", rows, []))
+    figure = memory(facets.Facet("-", "-", "-", "-", "-", rows, []))
     bars = [(round(p.get_x()), round(p.get_width())) for p in figure.axes[0].patches]
     assert bars == [(30e6, 40e6), (10e6, 20e6), (0, 10e6)]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["big", "mid", "small"]

@@ -9,18 +9,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.meter import STAGES
-from bench.report import drawing, numbers
+from bench.report import drawing
 from bench.report.align.frame import PLAIN_STAGE, STAGE, judged, staged
 from bench.report.align.insight import INSIGHT, gain_of
-from bench.report.estimators import HUES, MARKERS, SPARE, Style
+from bench.report.align.looks import COLOURS, looks
+from bench.report.align.memory import held, memory
+from bench.report.estimators import MARKERS, Style
 from bench.report.facets import Facet
 from bench.report.sheet import Drawn
 from bench.stats import Array, Interval, mean_interval
 
 SCALES = {"target": ("target reward", 1.0), "correct": ("share that shows the prompt, %", 100.0),
           "pick": ("held-out judge", 1.0)}  # fmt: skip
-COLOURS = tuple(dict.fromkeys([HUES["stitched"], "#d55e00", "#0072b2", "#e69f00", "#cc79a7",
-                               "#56b4e9", "#882255", "#b8a100", *SPARE]))  # fmt: skip
 INCH = 0.62  # of a picture
 PLAIN = Style("#000000", "X", "none")
 CAPTIONS = {
@@ -70,15 +70,6 @@ def figures(facet: Facet) -> list[Drawn]:
     return [
         Drawn(name, CAPTIONS[name], draw(facet)) for name, draw in DRAWS.items() if there[name]
     ]
-
-
-def looks(rows: pd.DataFrame) -> dict[str, Style]:
-    """One look for each method."""
-    names = list(dict.fromkeys(rows["method"]))
-    return {
-        str(name): Style(COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)], "-")
-        for k, name in enumerate(names)
-    }
 
 
 def _shown(rows: pd.DataFrame) -> list[str]:
@@ -266,38 +257,6 @@ def particles(facet: Facet) -> Figure:
     axes[1].set_title("ancestors left")
     drawing.label(out, axes, "step", "")
     drawing.legend(out, axes, columns=2)
-    return out
-
-
-def held(rows: pd.DataFrame) -> pd.DataFrame:
-    """Methods with their live memory at the largest batch, the dearest first."""
-    known = rows[rows["phase"] == "cost"]
-    known = known[known["memory"].notna()] if "memory" in known else known.iloc[:0]
-    if known.empty:
-        return known
-    largest = known[known["batch"] == known["batch"].max()]
-    return largest.sort_values("memory", ascending=False).drop_duplicates("method")
-
-
-def memory(facet: Facet) -> Figure:
-    """A waterfall: from the method that holds most to the one that holds least."""
-    rows, look = held(facet.frame), looks(facet.frame)
-    names, sizes = rows["method"].tolist(), rows["memory"].to_numpy(float)
-    out = Figure(figsize=(7.0, 1.3 + 0.3 * len(names)), layout="constrained")
-    drawing.head(out, f"{facet.title}: live memory, batch {rows['batch'].iloc[0]:g}")
-    axis = out.add_subplot()
-    below = np.append(sizes[1:], 0.0)
-    for k, (name, size) in enumerate(zip(names, sizes, strict=True)):
-        axis.barh(k, size - below[k], left=below[k], height=0.6, color=look[str(name)].colour)
-        axis.plot([below[k]] * 2, [k - 0.3, k + 1.3], color="#888888", linewidth=0.7,
-                  linestyle=":", zorder=1)  # fmt: skip
-        axis.annotate(numbers.size(size), (size, k), xytext=(4, 0), va="center", fontsize=7,
-                      textcoords="offset points")  # fmt: skip
-    axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.set_xlim(0, 1.12 * sizes.max())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: numbers.size(x) if x else "0"))
-    axis.set_xlabel("live tensors above weights and inputs")
     return out
 
 

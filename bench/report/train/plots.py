@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bench.report import drawing
-from bench.report.align.plots import COLOURS, SCALES, looks
+from bench.report.align.looks import COLOURS, looks
+from bench.report.align.plots import SCALES
 from bench.report.facets import Facet
 from bench.report.sheet import Drawn
 from bench.report.train.frame import PHASES
