@@ -13,6 +13,7 @@ from baselines import (
     terminal,
     truth,
     tweedie,
+    untrained,
     vae_stitch,
 )
 from stitchvm.value import ValueEstimator
@@ -28,5 +29,6 @@ ESTIMATORS: dict[str, Callable[..., ValueEstimator]] = {
     "terminal": terminal.build,
     "truth": truth.build,
     "tweedie": tweedie.build,
+    "untrained": untrained.build,
     "vae_stitch": vae_stitch.build,
 }

@@ -48,7 +48,7 @@ def build(
 ) -> None:
     """Train the networks of a world; killed at any moment, the same command goes on."""
     del name
-    from bench.worlds.shapes.quiet import quietly  # noqa: PLC0415
+    from bench.worlds.quiet import quietly  # noqa: PLC0415
 
     with quietly():
         from bench.worlds.shapes.build import STAGES, adopt, missing  # noqa: PLC0415 - slow
@@ -88,8 +88,8 @@ def build(
 def check(name: str, folder: Path | None, out: Path, generator: Literal["large", "small"]) -> None:
     """Examine a world's networks on held-out data; write figures, pictures and a table."""
     del name
+    from bench.worlds.quiet import quietly  # noqa: PLC0415
     from bench.worlds.shapes import shapes  # noqa: PLC0415
-    from bench.worlds.shapes.quiet import quietly  # noqa: PLC0415
 
     with quietly():
         from bench.worlds.shapes.report import write  # noqa: PLC0415 - slow to import

@@ -303,11 +303,12 @@ def _flops(
     first = reward.head(backbone.decode(z_t), 1)
     entering = {j: reward.advance(first, 1, j) for j in entries}
     state = backbone.trunk(z_t, t, 1)  # the null text is remembered after it
-    trunk = {1: count_flops(partial(backbone.trunk, z_t, t, 1))}
+    trunk = {1: count_flops(partial(backbone.trunk, z_t, t, 1), z_t.device)}
     for i in range(2, backbone.depth + 1):
-        trunk[i] = trunk[i - 1] + count_flops(partial(backbone.advance, state, i))
+        trunk[i] = trunk[i - 1] + count_flops(partial(backbone.advance, state, i), z_t.device)
         state = backbone.advance(state, i)
-    return trunk, {j: count_flops(partial(reward.tail, entering[j], j)) for j in entries}
+    tails = {j: partial(reward.tail, entering[j], j) for j in entries}
+    return trunk, {j: count_flops(tail, z_t.device) for j, tail in tails.items()}
 
 
 def tokens_of(h: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class StitchLayer(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Reward features (B, C', H', W') of backbone features (B, C, H, W)."""
-        up = resize(self.linear(h), self.size)
+        up = resize(self.linear(h.to(self.linear.weight.dtype)), self.size)
         return up + self.residual(up)
 
     def enter(self, h: Tensor) -> Hidden:

@@ -25,6 +25,11 @@ def lettered(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**texts) if texts else frame
 
 
+def capital(text: object) -> str:
+    """A text that begins with a capital; the rest, such as a model's name, as it is."""
+    return f"{text}"[:1].upper() + f"{text}"[1:]
+
+
 def letters(text: object, longest: int = LONGEST) -> object:
     """A text that can be written in a plot; what is no text is left as it is."""
     if not isinstance(text, str):

@@ -4,12 +4,13 @@ import pandas as pd
 
 from bench.report import numbers
 from bench.report.facets import strangers
+from bench.report.lettering import capital
 
 
 def measured(frame: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Suite and world to what a methods section says of them, by heading."""
     return {
-        f"{suite}{' (quick)' if quick else ''}: {str(world).capitalize()} world": _suite(rows)
+        f"{suite}{' (quick)' if quick else ''}: {capital(world)} world": _suite(rows)
         for (suite, quick, world), rows in frame.groupby(["suite", "quick", "world"], sort=False)
     }
 

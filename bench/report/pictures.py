@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from bench.report import drawing, plots
 from bench.report.facets import split
+from bench.report.lettering import capital
 from bench.store import Store
 
 Bytes = npt.NDArray[np.uint8]
@@ -46,7 +47,7 @@ class Pictures(NamedTuple):
     @property
     def title(self) -> str:
         """For a heading."""
-        return f"{self.world.capitalize()} world: clean pictures and posterior means"
+        return f"{capital(self.world)} world: clean pictures and posterior means"
 
 
 def collect(store: Store, frame: pd.DataFrame) -> list[Pictures]:

@@ -15,7 +15,7 @@ from bench.report import drawing, html, plots, scores
 from bench.report.cells import ALONE, Behind
 from bench.report.claims import Claim, judged
 from bench.report.facets import REWARDS, RUN, Facet
-from bench.report.lettering import lettered, letters
+from bench.report.lettering import capital, lettered, letters
 from bench.report.measured import provenance
 from bench.report.places import left_over, placed, whole
 from bench.report.typeset import latex, markdown
@@ -94,7 +94,7 @@ class Sheet(NamedTuple):
 def _title(at: Mapping[Any, Any]) -> str:
     """`Shapes world, CLIP reward, stitched`, and what tells runs apart."""
     words = {
-        "world": f"{str(at['world']).capitalize()} world",
+        "world": f"{capital(at['world'])} world",
         "reward": f"{REWARDS.get(str(at.get('reward')), at.get('reward'))} reward",
         "estimator": f"{at.get('estimator')}",
         "quick": "shortened run" if at.get("quick") else "whole run",

@@ -107,7 +107,7 @@ class Place:
         """
         calls = {name: asked.call for name, asked in pair.items()}
         spent = interleaved(calls, self.protocol.rounds, clock_of(self.device))
-        flops = [count_flops(asked.call) for asked in pair.values()]
+        flops = [count_flops(asked.call, self.device) for asked in pair.values()]
         peaks = [
             peak_bytes(asked.call, self.device, iter(asked.standing)) for asked in pair.values()
         ]

@@ -76,7 +76,7 @@ class Steps:
                 {name: self.calls.stages(call, stage_clock) for name, call in calls.items()}
                 for _ in range(self.rounds)
             ]
-            flops = {name: count_flops(call) for name, call in calls.items()}
+            flops = {name: count_flops(call, device) for name, call in calls.items()}
             peaks = {name: peak_bytes(call, device, iter(weights)) for name, call in calls.items()}
             with self.calls.during() as counts:
                 calls["guided"]()
@@ -102,7 +102,9 @@ class Steps:
         k = self.guide.middle(self.setting)
         like = next(iter(self.world.backbone.state_dict().values()))
         shape = (batch, *self.world.backbone.latent)
-        z = Streams.of(self.seed, "cost", rows=batch).normal(torch.empty(shape).to(like))
+        precision = torch.promote_types(like.dtype, torch.float32)  # of latents, at least
+        empty = torch.empty(shape, dtype=precision, device=like.device)
+        z = Streams.of(self.seed, "cost", rows=batch).normal(empty)
         t, s = self.setting.times[k], self.setting.times[k + 1]
         c = [self.world.prompts[k % len(self.world.prompts)] for k in range(batch)]
         step = partial(transition, t=t, s=s, c=c)

@@ -10,7 +10,7 @@ from bench.cell import digest, label
 from bench.part import JOINT, Part
 from bench.prompts import build_of, checked
 from bench.resolve import Build, complete, resolve
-from bench.worlds import gaussian
+from bench.worlds import full, gaussian
 from bench.worlds.shapes import shapes
 from stitchvm.backbone import Backbone
 from stitchvm.reward import Reward
@@ -19,6 +19,7 @@ from stitchvm.world import World
 WORLDS: dict[str, Callable[..., World]] = {
     "gaussian": gaussian.GaussianWorld,
     "shapes": shapes,
+    **full.BUILDS,
 }
 
 

@@ -11,11 +11,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stitchvm.backbone import NULL, Backbone, Prompts, State
 from stitchvm.models.texts import Text, Texts
@@ -212,7 +214,7 @@ class PipelineBackbone(Backbone):
             and not part.is_gradient_checkpointing
         ]
         for part in parts:
-            part.enable_gradient_checkpointing()
+            part.enable_gradient_checkpointing(_again)
         try:
             yield
         finally:
@@ -276,6 +278,26 @@ class PipelineBackbone(Backbone):
         if isinstance(c, str) or len(c) != rows:
             got = "one string" if isinstance(c, str) else f"{len(c)}"
             raise ValueError(f"expected {rows} prompts, one per latent, got {got}")
+
+
+def _again(block: nn.Module, *args: Any) -> Any:  # noqa: ANN401
+    """A block that is computed again in the backward pass, as a whole.
+
+    Parts of it that could be checkpointed themselves are not, neither now nor then: by then nobody
+    asks for it any more, and both passes must save the same tensors.
+    """
+    return checkpoint(partial(_whole, block), *args, use_reentrant=False)
+
+
+def _whole(block: nn.Module, *args: Any) -> Any:  # noqa: ANN401
+    inner = [part for part in block.modules() if getattr(part, "gradient_checkpointing", False)]
+    for part in inner:
+        part.gradient_checkpointing = False  # type: ignore[assignment]
+    try:
+        return block(*args)
+    finally:
+        for part in inner:
+            part.gradient_checkpointing = True  # type: ignore[assignment]
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:

@@ -35,7 +35,7 @@ def shapes(
     """
     from pathlib import Path  # noqa: PLC0415
 
-    from bench.worlds.shapes.quiet import quietly  # noqa: PLC0415
+    from bench.worlds.quiet import quietly  # noqa: PLC0415
     from bench.worlds.shapes.weights import SHIPPED  # noqa: PLC0415
 
     counts = {"members": members, "prompt_members": prompt_members, "per_kind": per_kind}

@@ -7,12 +7,12 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
+from bench.worlds.quiet import quietly
 from bench.worlds.shapes.bank import Bank, pick
 from bench.worlds.shapes.banks import Banks
 from bench.worlds.shapes.captions import parse, possible, seen, told
 from bench.worlds.shapes.evaluation import EVALUATIONS
 from bench.worlds.shapes.prompts import prompt_set, training_set
-from bench.worlds.shapes.quiet import quietly
 from bench.worlds.shapes.reference import Reference, ReferenceTruth
 from bench.worlds.shapes.reference import load as load_reference
 from bench.worlds.shapes.scenes import draw, render
