@@ -1,6 +1,7 @@
 """Worlds of full size with random weights: true shapes, nothing built before it is asked for."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -148,8 +149,12 @@ def test_a_step_at_full_size_is_rehearsed_by_the_same_suite(tmp_path):
         (row,) = json.loads(file.read_text())["rows"]
         assert row["metrics"] == {}  # no quality where weights are random
         assert row["flops"]["classic DPS"] > row["flops"]["unsteered"] > 0
+    assert "A guided step, over an unsteered one, at batch 1: DPS + StitchVM" in done.output
     page = CliRunner().invoke(cli, ["report", str(store)])
     assert page.exit_code == 0, page.output
+    claims = (store / "report" / "tables" / "claims.csv").read_text()
+    assert re.search(r"times as fast.* times faster than classic DPS, FLOPs say", claims)
+    assert re.search(r"higher target reward than DPS by other values.*,not testable here", claims)
 
 
 def test_flops_are_those_of_the_formula():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from bench.report import numbers
-from bench.report.align.frame import judged
+from bench.report.align.frame import CLASSIC, judged
 from bench.report.align.insight import foretells, gain_of
 from bench.report.align.saving import saves
 from bench.report.claims import PAPER, Claim
@@ -25,12 +25,32 @@ def stitched(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["estimator_build"] == "stitched"]
 
 
+def costed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of stitched value models, trained or not: weights change no cost."""
+    return rows[rows["estimator_build"].isin(("stitched", "untrained"))]
+
+
 def faithful(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of classic DPS with its full gradient: the denoiser's Jacobian, the full decoder."""
     rows = rows[rows["estimator_build"] == "tweedie"]
     if rows.empty:
         return rows
     return rows[~rows["estimator.reuse"].astype(bool) & (rows["estimator.decoder"] == "full")]
+
+
+def _classics(part: pd.DataFrame, ours: pd.Series) -> pd.DataFrame:
+    """Faithful arms; where none has a cell, what our steps were timed beside."""
+    rows = faithful(part)
+    if len(rows):
+        return rows
+    own = ["over_classic", "over_classic_lo", "over_classic_hi", "over_classic_flops"]
+    beside = {
+        "method": CLASSIC,
+        **dict.fromkeys(own, 1.0),
+        "memory": ours["classic_memory"],
+        "over_unsteered": ours["over_unsteered"] / ours["over_classic"],
+    }
+    return pd.DataFrame([beside])
 
 
 def _by_batch(facet: Facet) -> Iterator[tuple[float, pd.DataFrame]]:
@@ -43,9 +63,10 @@ def _by_batch(facet: Facet) -> Iterator[tuple[float, pd.DataFrame]]:
 def faster(facet: Facet) -> Iterator[Evidence]:
     """Time of a guided step against the fastest faithful classic arm, one a batch."""
     for batch, part in _by_batch(facet):
-        ours, classics = stitched(part), faithful(part)
-        if ours.empty or classics.empty:
+        ours = costed(part)
+        if ours.empty:
             continue
+        classics = _classics(part, ours.iloc[0])
         row, best = ours.iloc[0], classics.sort_values("over_classic").iloc[0]
         ratio = best["over_classic"] / row["over_classic"]
         flops = best["over_classic_flops"] / row["over_classic_flops"]
@@ -63,9 +84,10 @@ def faster(facet: Facet) -> Iterator[Evidence]:
 def leaner(facet: Facet) -> Iterator[Evidence]:
     """Live memory of a guided step against the leanest faithful classic arm, one a batch."""
     for batch, part in _by_batch(facet):
-        ours, classics = stitched(part), faithful(part)
-        if ours.empty or classics.empty:
+        ours = costed(part)
+        if ours.empty:
             continue
+        classics = _classics(part, ours.iloc[0])
         ranked = classics.sort_values("memory")
         least, most = ranked.iloc[0], ranked.iloc[-1]
         mine = float(ours.iloc[0]["memory"])
@@ -80,7 +102,7 @@ def leaner(facet: Facet) -> Iterator[Evidence]:
 
 def cheap_step(facet: Facet) -> Iterator[Evidence]:
     """A guided step against an unsteered one."""
-    for _, row in stitched(facet.frame[facet.frame["phase"] == "cost"]).iterrows():
+    for _, row in costed(facet.frame[facet.frame["phase"] == "cost"]).iterrows():
         held = True if row["over_unsteered_hi"] <= STEP else None
         held = False if row["over_unsteered_lo"] > STEP else held
         figures = (

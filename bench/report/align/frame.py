@@ -131,6 +131,10 @@ def _step(row: dict[str, Any]) -> dict[str, Any]:
         found[f"{name}_memory"] = _bytes(row["peaks"]["guided"]) / theirs if theirs else np.nan
     found["memory"] = _bytes(row["peaks"]["guided"])
     found["classic_memory"] = _bytes(row["peaks"][CLASSIC])
+    found["allocated"] = _bytes(row["peaks"]["guided"], "allocated")
+    found["over_classic_allocated"] = found["allocated"] / _bytes(
+        row["peaks"][CLASSIC], "allocated"
+    )
     found["gflop"] = row["flops"]["guided"] / 1e9
     found |= {f"calls_{kind}": number for kind, number in row["calls"].items()}
     return found | _stages(row.get("stages", {}))
@@ -154,8 +158,10 @@ def _stages(spent: dict[str, dict[str, list[float]]]) -> dict[str, float]:
     }
 
 
-def _bytes(peak: dict[str, int | None]) -> float:
-    return np.nan if peak["live"] is None else float(peak["live"])
+def _bytes(peak: dict[str, int | None], meaning: str = "live") -> float:
+    """A peak in bytes, by a meaning of `bench.meter`; NaN where a device has none."""
+    found = peak.get(meaning)
+    return np.nan if found is None else float(found)
 
 
 def staged(frame: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench.meter import STAGES
-from bench.report import drawing
+from bench.report import drawing, numbers
 from bench.report.align.frame import PLAIN_STAGE, STAGE, judged, staged
 from bench.report.align.insight import INSIGHT, gain_of
 from bench.report.align.looks import COLOURS, looks
@@ -193,18 +193,22 @@ def steps(facet: Facet) -> Figure:
                       elinewidth=1, color=colour, label=f"batch {batch:g}")  # fmt: skip
         left.plot(part["over_unsteered_flops"], y, marker="o", markersize=5.5, linestyle="none",
                   markerfacecolor="none", markeredgecolor=colour)  # fmt: skip
-        right.plot(part["memory"] / 1e6 / batch, y, marker="o", markersize=3.5, linestyle="none",
+        right.plot(part["memory"] / batch, y, marker="o", markersize=3.5, linestyle="none",
                    color=colour)  # fmt: skip
     left.axvline(1.0, color="#888888", linestyle=":", linewidth=0.9)
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set_title("time over an unsteered step")
-    right.set_title("live memory, MB a sample")
-    for axis in (left, right):
+    right.set_title("live memory a sample")
+    sizes = [digit * 10.0**power for power in range(13) for digit in (1, 2, 5)]
+    for axis, marks, said in (
+        (left, (1, 1.5, 2, 3, 5, 8, 12, 20, 40), "{:g}".format),
+        (right, sizes, numbers.size),
+    ):
         axis.set_xscale("log")
         axis.minorticks_off()
-        ticks = [n for n in (1, 1.5, 2, 3, 5, 8, 12, 20, 40) if _inside(axis, n)]
-        axis.set_xticks(ticks, [f"{n:g}" for n in ticks])
+        ticks = [n for n in marks if _inside(axis, n)]
+        axis.set_xticks(ticks, [said(n) for n in ticks])
     drawing.legend(out, [left])
     return out
 

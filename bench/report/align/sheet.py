@@ -1,6 +1,6 @@
 """The sheet of the align task: what its page, tables and text show."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from bench.store import Store
 
 
 def answer(facet: Facet) -> list[str]:
-    """What a facet comes to: the gains of all methods, best first."""
+    """What a facet comes to: the gains of all methods, best first; else what they cost."""
     found = []
     for _, row in judged(facet.frame).iterrows():
         base = unsteered_of(facet.frame, row)
@@ -28,9 +28,20 @@ def answer(facet: Facet) -> list[str]:
         gain = mean_interval(row["target_by_prompt"] - base["target_by_prompt"])
         found.append((gain.mean, f"{str(row['method'])} {numbers.interval(*gain[:3])}"))
     if not found:
-        return []
+        return list(_costs(facet))
     ranked = "; ".join(text for _, text in sorted(found, reverse=True))
     return [f"Gain in target reward over unsteered samples, paired by prompt: {ranked}."]
+
+
+def _costs(facet: Facet) -> Iterator[str]:
+    """A sentence on the guided steps of each batch size, the cheapest first."""
+    costs = facet.frame[facet.frame["phase"] == "cost"]
+    for batch in sorted(costs["batch"].unique()) if len(costs) else ():
+        ranked = costs[costs["batch"] == batch].sort_values("over_unsteered")
+        said = [
+            f"{row['method']} {numbers.of(row, 'over_unsteered')}" for _, row in ranked.iterrows()
+        ]
+        yield f"A guided step, over an unsteered one, at batch {batch:g}: {'; '.join(said)}."
 
 
 def report(

@@ -52,7 +52,8 @@ def tables(facet: Facet) -> list[Table]:
               aggregates(rows, reference(rows))),
         Table("steps", "A guided step beside an unsteered one, and beside classic DPS",
               "Timed in turns in one process; classic DPS: Tweedie through frozen weights, its "
-              "velocity the sampler's own. Memory: live tensors above weights and inputs.",
+              "velocity the sampler's own. Memory: live tensors above weights and inputs; "
+              "with weights: all that the GPU's allocator gave out.",
               steps(rows)),
         Table("stages", "Where the time of a guided step goes",
               "In unsteered steps, each stage by the clock in calls of its own; what is computed "
@@ -174,7 +175,13 @@ def against(rows: pd.DataFrame) -> pd.DataFrame:
 def steps(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per method and batch."""
     out = []
-    for row in rows[rows["phase"] == "cost"].to_dict("records"):
+    costs = rows[rows["phase"] == "cost"]
+    whole = not costs.empty and bool(costs["allocated"].notna().any())  # on a GPU
+    for row in costs.to_dict("records"):
+        held = {
+            "with weights": numbers.size(row["allocated"]),
+            "with weights over classic": numbers.plain(row["over_classic_allocated"]),
+        }
         spent = (row["step"], row["step_lo"], row["step_hi"])
         out.append({
             "cell": row["cell"],
@@ -187,6 +194,7 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
             "FLOPs over classic": numbers.plain(row["over_classic_flops"]),
             "memory": numbers.size(row["memory"]),
             "memory over classic": numbers.plain(row["over_classic_memory"]),
+            **(held if whole else {}),
             "blocks": numbers.plain(row["calls_blocks"]),
         })  # fmt: skip
     return by_cell(out)
