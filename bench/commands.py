@@ -98,7 +98,7 @@ def _listed(kind: str) -> Iterator[tuple[str, str]]:
     if kind == "suites":
         for name in suites.shipped():
             suite = suites.load(name)
-            yield name, f"{suite.about} (about {suite.minutes:g} min on {suite.on})"
+            yield name, f"{suite.about} (about {suite.minutes:g} min on {suite.where})"
     elif kind == "metrics":
         from bench.metrics import METRICS  # noqa: PLC0415
         from bench.metrics.robustness import FIGURES  # noqa: PLC0415
@@ -143,7 +143,7 @@ def plan(suite: str, store: Path | None, **options: Any) -> None:
         click.echo(protocol)
     click.echo(
         f"{len(cells)} cells, {missing} to run; the whole suite takes about "
-        f"{loaded.minutes:g} min on {loaded.on}"
+        f"{loaded.minutes:g} min on {loaded.where}"
     )
 
 

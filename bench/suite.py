@@ -51,8 +51,8 @@ class Suite(Model):
     Attributes:
         name: Of the suite.
         about: What it shows, one sentence.
-        minutes: Expected there.
-        on: What is enough to run it, in words.
+        minutes: Expected, see `where`.
+        where: What is enough to run it, in words.
         task: The protocol.
         isolation: `inline`, one warm worker whose timings are indicative, or `process`, a fresh
             process per cell.
@@ -68,7 +68,7 @@ class Suite(Model):
     name: str
     about: str
     minutes: float
-    on: str = "two cores"
+    where: str = "two cores"
     task: Task = "value"
     isolation: Literal["inline", "process"] = "process"
     seed: int = 0

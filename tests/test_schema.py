@@ -83,7 +83,7 @@ def test_what_a_suite_may_say(of_suite, changes):
 
 def test_editors_are_told_what_a_field_is():
     found = schema.suite()
-    assert found["properties"]["minutes"]["description"] == "Expected there."
+    assert found["properties"]["minutes"]["description"] == "Expected, see `where`."
     of_value = found["$defs"]["fields-value"]["properties"]
     assert of_value["sigmas"]["description"].startswith("Noise levels, each strictly between")
     assert of_value["latents"]["enum"] == ["data", "sampler"]

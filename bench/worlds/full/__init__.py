@@ -46,7 +46,6 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
             model, weights=weights, side=side, precision=precision, blocks=blocks, device=device
         )
 
-    build.__module__ = "bench.worlds.full.world"  # whose code cells of this world depend on
     return build
 
 
