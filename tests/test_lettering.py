@@ -17,7 +17,7 @@ from bench.report.lettering import lettered, letters
 ENGINES = ("tectonic", "lualatex", "xelatex", "pdflatex")
 PREAMBLE = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
-\usepackage{booktabs,textcomp}
+\usepackage{booktabs,graphicx,textcomp}
 \begin{document}
 """
 

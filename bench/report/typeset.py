@@ -22,6 +22,7 @@ ESCAPES = {
 }  # fmt: skip
 LETTERS = "\u00c0-\u00cf\u00d1-\u00d6\u00d8-\u00dd\u00df-\u00ef\u00f1-\u00f6\u00f8-\u00fd\u00ff"
 KNOWN = rf"\x20-\x7e{LETTERS}"  # what LaTeX sets without a package
+FIT = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
 LONGEST = 200  # characters of a cell of a table
 MARKUP = {"&": "&amp;", "<": "&lt;", "|": r"\|", "`": r"\`", "](": r"]\("}
 IS_MARKUP = re.compile(r"&(?=#?\w+;)|<(?=[a-zA-Z/!?])|\||`|\]\(")
@@ -35,29 +36,32 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def latex(table: pd.DataFrame, caption: str, note: str = "") -> str:
-    """A booktabs table, a rule between noise levels; `booktabs` and `textcomp` are needed.
+    """A booktabs table, no wider than a line, with a rule where several rows belong together.
+
+    It needs `booktabs`, `graphicx` and `textcomp`.
 
     Args:
         table: Its cells, as text.
         caption: Above it.
         note: A line below it, where there is one.
     """
-    body: list[str] = []
-    for cells in _once(table):
-        rule = r"\midrule" + "\n" if cells[0] and body else ""
+    rows, body = _once(table), list[str]()
+    together = any(not cells[0] for cells in rows)
+    for cells in rows:
+        rule = r"\midrule" + "\n" if together and cells[0] and body else ""
         body.append(f"{rule}{_tex_line(cells)}")
     told = f"{caption}. {STALE}" if stale(table) else caption
     return "\n".join([
         r"\begin{table}",
         r"\centering\small",
         rf"\caption{{{tex_safe(told)}}}",
-        rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}",
+        rf"{FIT}\begin{{tabular}}{{{'l' * len(table.columns)}}}",
         r"\toprule",
         _tex_line(list(table.columns)).replace("sigma", r"$\sigma$"),
         r"\midrule",
         *body,
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         *([rf"\par\smallskip{{\footnotesize {tex_safe(note)}\par}}"] if note else []),
         r"\end{table}",
         "",
