@@ -34,7 +34,8 @@ def build(
     rng = torch.Generator().manual_seed(0)
     out, inner = entering.map.shape[1], features.shape[1]
     weight = torch.randn(out, inner, generator=rng) / inner**0.5
-    fit = LinearFit(weight.to(entering.map), weight.new_zeros(out).to(entering.map), inner, 0.0)
+    weight = weight.to(entering.map.dtype)
+    fit = LinearFit(weight, weight.new_zeros(out), inner, 0.0)
     cls = None if entering.cls is None else entering.cls[0]
     height, width = entering.map.shape[-2:]
     layer = StitchLayer(fit, (height, width), cls).to(entering.map)

@@ -14,6 +14,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "ls": "list what suites can name",
     "plan": "show the cells a suite would run",
+    "predict": "say what a suite's guided steps will cost, before it runs",
     "run": "run a suite, or what is missing of it",
     "table": "print and write the tables of a store",
     "plot": "draw two columns of a store against each other",
@@ -33,6 +34,7 @@ COMMANDS = {
 EXPLAINING = ("status", "show", "compare", "schema", "doctor")
 ELSEWHERE = {
     "run": "bench.run_command",
+    "predict": "bench.predict_command",
     "calibrate": "bench.calibrate_command",
     "repro": "bench.repro_commands",
     "world": "bench.world_commands",

@@ -217,10 +217,12 @@ class Live(TorchDispatchMode):
 
     Args:
         standing: Tensors that were there before: weights, inputs.
+        block: Bytes that each storage is rounded up to, as an allocator does.
     """
 
-    def __init__(self, standing: Iterator[Tensor]) -> None:
+    def __init__(self, standing: Iterator[Tensor], block: int = 1) -> None:
         super().__init__()
+        self.block = block
         self.now = self.peak = 0
         self._known = {t.untyped_storage()._cdata for t in standing}
 
@@ -243,9 +245,10 @@ class Live(TorchDispatchMode):
         if key in self._known:
             return
         self._known.add(key)
-        self.now += storage.nbytes()
+        size = -(-storage.nbytes() // self.block) * self.block
+        self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._free, key, storage.nbytes())
+        weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
         self._known.discard(key)

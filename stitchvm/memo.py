@@ -183,6 +183,10 @@ class SharedTrunk(Memory):
         self._state: State | None = None
         self._call: _Call | None = None
 
+    def forget(self) -> None:
+        """Go on from nothing that was asked before."""
+        self._state = self._call = None
+
     def velocity(self, z_t: Tensor, t: Tensor, c: Prompts) -> Tensor:
         """The velocity, (B, *latent), with as few blocks as are left to run."""
         if z_t.requires_grad and torch.is_grad_enabled():

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import baselines
 from bench.algorithms import Guide, Setting
@@ -53,31 +54,19 @@ class Steps:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Seconds, whole and by stage, FLOPs, peak bytes and counted calls, a row a batch size."""
-        tweedie = baselines.ESTIMATORS["tweedie"](self.world, self.reward, cfg=self.cfg)
-        classic = replace(self.setting, value=tweedie)
-        steps: dict[str, Callable[..., Any]] = {
-            "guided": self.guide.step(self.setting, SMALL),
-            "unsteered": self.setting.sampler.transition,
-            CLASSIC: self.guide.step(classic, SMALL),
-        }
         device = self.setting.times.device
         clock, stage_clock = clock_of(device), stage_clock_of(device)
-        value = self.setting.value
-        weights = [
-            *self.world.backbone.state_dict().values(),
-            *self.reward.state_dict().values(),
-            *(() if value is None else value.state_dict().values()),
-        ]
         for batch in self.batches:
-            fresh = count(1)
-            calls = {name: self._step(step, batch, fresh) for name, step in steps.items()}
+            calls = self.of_batch(batch)
             spent = interleaved(calls, self.rounds, clock)
             stages = [
                 {name: self.calls.stages(call, stage_clock) for name, call in calls.items()}
                 for _ in range(self.rounds)
             ]
             flops = {name: count_flops(call, device) for name, call in calls.items()}
-            peaks = {name: peak_bytes(call, device, iter(weights)) for name, call in calls.items()}
+            peaks = {
+                name: peak_bytes(call, device, iter(self.weights)) for name, call in calls.items()
+            }
             with self.calls.during() as counts:
                 calls["guided"]()
             yield {
@@ -94,6 +83,25 @@ class Steps:
                 "calls": {kind: counts[kind] / batch for kind in KINDS},
                 "metrics": {},
             }
+
+    def of_batch(self, batch: int) -> dict[str, Callable[[], Any]]:
+        """The three steps, each of other latents at every call."""
+        tweedie = baselines.ESTIMATORS["tweedie"](self.world, self.reward, cfg=self.cfg)
+        classic = replace(self.setting, value=tweedie)
+        steps: dict[str, Callable[..., Any]] = {
+            "guided": self.guide.step(self.setting, SMALL),
+            "unsteered": self.setting.sampler.transition,
+            CLASSIC: self.guide.step(classic, SMALL),
+        }
+        fresh = count(1)
+        return {name: self._step(step, batch, fresh) for name, step in steps.items()}
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """What is there before a step: of world, reward and estimator."""
+        value = self.setting.value
+        parts = (self.world.backbone, self.reward, *(() if value is None else (value,)))
+        return [tensor for part in parts for tensor in part.state_dict().values()]
 
     def _step(
         self, transition: Callable[..., Any], batch: int, fresh: Iterator[int]

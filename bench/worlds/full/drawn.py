@@ -171,7 +171,7 @@ def first(all_of_them: int, blocks: int | None) -> int:
 def drawing(device: str, dtype: torch.dtype) -> Iterator[None]:
     """What is made meanwhile is drawn on a device, in a precision, from one seed."""
     before = torch.get_default_dtype()
-    devices = [] if torch.device(device).type == "cpu" else [device]
+    devices = [device] if torch.device(device).type == "cuda" else []
     with quietly(), torch.random.fork_rng(devices=devices), torch.device(device):
         torch.manual_seed(SEED)
         torch.set_default_dtype(dtype)

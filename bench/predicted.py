@@ -1,0 +1,112 @@
+"""What a call will cost, from shapes alone: on the meta device, where nothing is computed.
+
+FLOPs and peak bytes are counted operator by operator as shapes go through the same code that runs
+later.  Two things are told to it that a device without numbers cannot know:
+
+    attention     keeps no scores, as fused kernels on a GPU (on meta it would run as products)
+    questions     of numbers are answered by yes: all is finite, equal shapes are equal latents
+
+Not predicted: the workspace of libraries, fragmentation, the CUDA context; and what depends on
+numbers, such as whether two different latents of one shape are remembered.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from bench.meter import Live
+
+ASKED = torch.ops.aten._local_scalar_dense
+EQUAL = torch.ops.aten.equal
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention
+BLOCK = 512  # bytes: what a GPU's allocator rounds up to
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a call.
+
+    Attributes:
+        flops: Of matrix products, attention and convolutions, two for each multiply-add.
+        live: Peak bytes of tensors above weights and inputs.
+        weights: Bytes that were there before.
+    """
+
+    flops: int
+    live: int
+    weights: int
+
+
+class Answers(TorchDispatchMode):
+    """Questions of numbers are answered by yes, where there are no numbers."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer, or run an operator on shapes."""
+        packet = func._overloadpacket
+        if packet is ASKED and args[0].is_meta:
+            return True
+        if packet is EQUAL and args[0].is_meta:
+            return args[0].shape == args[1].shape
+        return func(*args, **(kwargs or {}))
+
+
+class Meter(Live):
+    """Counts FLOPs and live bytes of what runs while it is active, on the meta device.
+
+    Args:
+        standing: Tensors that were there before.
+    """
+
+    def __init__(self, standing: Iterator[Tensor]) -> None:
+        super().__init__(standing, BLOCK)
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator on shapes, and count it."""
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def cost(call: Callable[[], Any], standing: list[Tensor]) -> Cost:
+    """What a call on the meta device would cost.
+
+    Args:
+        call: What to count; it runs once.
+        standing: Weights and inputs.
+    """
+    meter = Meter(iter(standing))
+    with fused(), Answers(), meter:  # what the meter runs is asked of the answers
+        call()
+    held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in standing}
+    return Cost(meter.flops, meter.peak, sum(held.values()))
+
+
+@contextmanager
+def fused() -> Iterator[None]:
+    """Attention as a fused kernel meanwhile."""
+    with patch("torch.nn.functional.scaled_dot_product_attention", _flash):
+        yield
+
+
+def _flash(  # noqa: PLR0913, PLR0917 - torch's own signature
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,  # noqa: FBT001, FBT002
+    scale: float | None = None,
+    enable_gqa: bool = False,  # noqa: FBT001, FBT002
+) -> Tensor:
+    if attn_mask is not None or enable_gqa:
+        raise ValueError("expected attention without a mask or grouped heads to be predicted")
+    return FLASH(query, key, value, dropout_p, is_causal, scale=scale)[0]
