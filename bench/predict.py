@@ -15,7 +15,6 @@ from bench.protocols import AlignProtocol
 from bench.suite import Suite
 from bench.tasks.align import Place
 from bench.tasks.steps import CLASSIC
-from bench.worlds.full.world import FullWorld
 from stitchvm.memo import SharedTrunk
 
 GUIDED, UNSTEERED = "guided", "unsteered"
@@ -82,6 +81,8 @@ def _step(spec: Spec, name: str) -> Cost:
 
 
 def _counted(spec: Spec, name: str) -> Cost:
+    from bench.worlds.full.world import FullWorld  # noqa: PLC0415 - slow, and there by then
+
     with Answers():
         place = Place.of(spec, cast(AlignProtocol, spec.protocol), "meta")
         if not isinstance(place.algorithm, Guide):
