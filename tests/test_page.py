@@ -26,6 +26,7 @@ from bench.report import (
 from bench.report.align.memory import memory
 from bench.report.claims import Claim, Verdict
 from bench.report.evidence import Evidence
+from bench.report.figures import realised
 from bench.report.grid import grid
 
 WORDS = {
@@ -316,6 +317,27 @@ def test_memory_falls_from_the_dearest_to_the_leanest():
 
 def test_of_very_many_tables_only_the_plainest_of_each_world_is_drawn():
     names = [f"{world}{k}" for world in "ab" for k in range(9)]
-    made = [facets.Facet(name[0], name, name, "", name, None, []) for name in names]
+    rows = pd.DataFrame({"estimator": [f"e{k}" for k in range(60)]})
+    made = [facets.Facet(name[0], name, name, "", name, rows[:1], []) for name in names]
     assert [facet.slug for facet in plots._few(made)] == ["a0", "b0"]
     assert plots._few(made[:16]) == made[:16]
+    large = [facet._replace(frame=rows) for facet in made[:9]]
+    assert plots._few(large[:8]) == large[:8]
+    assert [facet.slug for facet in plots._few(large)] == ["a0"]
+
+
+def test_a_legend_names_what_it_can_carry_and_the_rest_is_grey():
+    names = [f"e{k}" for k in range(50)]
+    rows = pd.DataFrame({
+        "estimator": names, "estimator_build": "monte_carlo", "bias": np.arange(50.0),
+        "bias_realised": np.arange(50.0),
+    })  # fmt: skip
+    few = rows[:40]
+    for frame, named in ((few, 40), (rows, 1)):
+        figure = realised(
+            facets.Facet("-", "-", "-", "-", "-", frame, []), estimators.palette(frame)
+        )
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        assert len(labels) == named + (named < len(frame))
+        assert sum(len(handle.get_xdata()) for handle in handles) == len(frame)
+    assert "all others" in labels

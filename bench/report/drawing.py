@@ -157,11 +157,12 @@ def lay_out(out: Figure) -> None:
 def settled(out: Figure) -> Figure:
     """The figure with its layout fixed, so that saving it again gives the same picture.
 
-    Twice, for labels beside the axes take part in the layout and move with it.
+    Where labels stand beside axes twice, for they take part in the layout and move with it.
     """
     lay_out(out)
-    lay_out(out)
-    out.set_layout_engine("none")
+    if any(axis.texts for axis in out.axes):
+        lay_out(out)
+    out.set_layout_engine(None)  # "none" would still draw everything once before it is saved
     return out
 
 

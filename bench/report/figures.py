@@ -9,10 +9,12 @@ from matplotlib.figure import Figure
 
 from bench.report import certainty, drawing, scales, sweeps
 from bench.report.drawing import Series
-from bench.report.estimators import MOST, Palette, headline
+from bench.report.estimators import MOST, Palette, families, headline
 from bench.report.facets import Facet
 from bench.report.labels import end_labels
 from bench.report.trust import candidates
+
+NAMES = 40  # in a legend
 
 
 def bias(facet: Facet, look: Palette) -> Figure | None:
@@ -72,7 +74,7 @@ def cost(facet: Facet, look: Palette) -> Figure | None:
     frame = frame[(frame["rmse"] > scales.NOTHING * frame["rmse"].max()) & (frame["seconds"] > 0)]
     if frame.empty:
         return None
-    sigmas = sorted(frame["sigma"].unique())
+    sigmas, named = sorted(frame["sigma"].unique()), _named(frame)
     out, axes = drawing.figure(facet.title, len(sigmas))
     for sigma, axis in zip(sigmas, axes, strict=True):
         rows = frame[frame["sigma"] == sigma]
@@ -82,9 +84,7 @@ def cost(facet: Facet, look: Palette) -> Figure | None:
         level = rows.loc[rows["estimator_build"] == "constant", "rmse"]
         for height in level:
             axis.axhline(height, color="#7f7f7f", linewidth=0.9, linestyle="--", zorder=1)
-        for name, style in look.styles.items():
-            one = drawing.series(rows[rows["estimator"] == name], name, style, "seconds", "rmse")
-            drawing.points(axis, [one], joined=False)
+        _scattered(axis, rows, named, look, "seconds", "rmse")
         scales.floor_level(axis, drawing.floor(rows))
         axis.set_title(rf"$\sigma$ = {sigma:g}")
         scales.plain_logs(axis)
@@ -134,10 +134,7 @@ def realised(facet: Facet, look: Palette) -> Figure | None:
     ends = np.array([frame["bias"].min(), frame["bias"].max()])
     ends += np.array([-0.06, 0.06]) * max(float(np.ptp(ends)), 1e-12)
     axis.plot(ends, ends, color="#888888", linewidth=0.8, zorder=1)
-    for name, style in look.styles.items():
-        rows = frame[frame["estimator"] == name]
-        one = drawing.series(rows, name, style, "bias", "bias_realised")
-        drawing.points(axis, [one], joined=False)
+    _scattered(axis, frame, _named(frame), look, "bias", "bias_realised")
     axis.set_xlabel("bias against the truth, one point per noise level")
     axis.set_ylabel("bias against realised clean rewards")
     drawing.legend(out, [axis])
@@ -165,6 +162,26 @@ def _lines(facet: Facet, look: Palette, x: str, y: str) -> list[Series]:
         for name in headline(frame[frame[y].notna()])
     ]
     return [s for s in lines if s.x.size]
+
+
+def _named(frame: pd.DataFrame) -> list[str]:
+    """The estimators that a plot of points names: all, while a legend can carry them."""
+    every = list(families(frame).index.astype(str))
+    return every if len(every) <= NAMES else headline(frame)
+
+
+def _scattered(
+    axis: Axes, rows: pd.DataFrame, named: list[str], look: Palette, x: str, y: str
+) -> None:
+    """A point a row, those of no named estimator in grey."""
+    others = rows[~rows["estimator"].isin(named)]
+    if len(others):
+        axis.plot(others[x], others[y], ".", color="#bbbbbb", markersize=3, zorder=1,
+                  label="all others")  # fmt: skip
+    for name, style in look.styles.items():
+        if name in named:
+            one = drawing.series(rows[rows["estimator"] == name], name, style, x, y)
+            drawing.points(axis, [one], joined=False)
 
 
 def _title(facet: Facet, lines: list[Series], metric: str) -> str:

@@ -94,6 +94,7 @@ def write(
         measured=measured(frame) if len(frame) else {},
         suites=_suites(frame),
         indicative=bool(len(frame)) and bool((frame["isolation"] == "inline").any()),
+        undrawn=len(found) - len(drawn),
         failures=failures,
         problems=[*problems, *warnings(frame)],
         ideas=glossary.IDEAS,

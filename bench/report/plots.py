@@ -26,6 +26,7 @@ METADATA: dict[str, dict[str, str | None]] = {  # nothing that differs between e
 }
 TITLE = 34  # characters in a line of a panel's title
 MOST = 16  # facets whose figures are drawn
+EVERY = 500  # estimators in all facets together, beyond which not all are drawn
 MANY = 30.0  # ratio of extremes above which an axis of positive numbers is logarithmic
 
 
@@ -35,8 +36,8 @@ Figures = dict[str, dict[str, Figure]]  # facet's slug to the name of a figure t
 def figures(frame: pd.DataFrame) -> Figures:
     """All figures of a frame: the slow part of a report, so made once for files and page.
 
-    Of very many facets only the plainest of each world is drawn: hundreds of figures take minutes,
-    and nobody looks at them.
+    Of very many facets or estimators only the plainest of each world is drawn: hundreds of figures
+    take minutes, and nobody looks at them.
     """
     if frame.empty:
         return {}
@@ -51,8 +52,9 @@ def figures(frame: pd.DataFrame) -> Figures:
 
 
 def _few(facets: list[Facet]) -> list[Facet]:
-    """All, or where they are very many the first of each world."""
-    if len(facets) <= MOST:
+    """All, or where they or their estimators are very many the first of each world."""
+    estimators = sum(facet.frame["estimator"].nunique() for facet in facets)
+    if len(facets) <= MOST and estimators <= EVERY:
         return facets
     return list({facet.world: facet for facet in reversed(facets)}.values())[::-1]
 
