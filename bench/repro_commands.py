@@ -31,7 +31,7 @@ def repro(
     """Print what the paper claims in table NAME beside what is found here; `all` for every one.
 
     Read is, in this order, --store, your own run (results/runs), a reference run (results). A
-    table of which there is nothing is run: hours, for `all`.
+    table of which there is nothing is run; `all`, which would take hours, runs with --run alone.
     """
     from bench.report import repro as tables  # noqa: PLC0415 - imports pandas
     from bench.report.scores import UNTESTABLE  # noqa: PLC0415
@@ -41,6 +41,9 @@ def repro(
         raise UnknownName("table", name, [*tables.TABLES, ALL])
     found: list[Found] = []
     for one in tables.TABLES if name == ALL else [name]:
+        if name == ALL and not options["fresh"] and tables.read(one, _folders(one, store)) is None:
+            click.echo(f"{one}: nothing is measured yet; stitchbench repro {one} runs it")
+            continue
         try:
             known = _known(ctx, one, store, **options)
         except click.UsageError as error:  # of `all`, one that cannot run here stops no other
@@ -65,9 +68,7 @@ def _known(
     """
     from bench.report import repro as tables  # noqa: PLC0415
 
-    suite = tables.TABLES[table].suite
-    folder = Path(suite).stem
-    folders = [RUNS / folder, REFERENCE / folder] if store is None else [store]
+    suite, folders = tables.TABLES[table].suite, _folders(table, store)
     known = None if fresh else tables.read(table, folders)
     if known is None and store is None:
         _run(ctx, suite, quick=quick)
@@ -75,6 +76,14 @@ def _known(
     if known is None:
         raise ValueError(f"expected a store with records at {store}, found none")
     return known
+
+
+def _folders(table: str, store: Path | None) -> list[Path]:
+    """Where a table's claims may be found, the nearest first."""
+    from bench.report import repro as tables  # noqa: PLC0415
+
+    folder = Path(tables.TABLES[table].suite).stem
+    return [RUNS / folder, REFERENCE / folder] if store is None else [store]
 
 
 def _run(ctx: click.Context, suite: str, *, quick: bool) -> None:

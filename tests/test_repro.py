@@ -109,6 +109,8 @@ def test_a_table_of_which_there_is_nothing_is_run(tmp_path, monkeypatch):
     }))  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(repro.TABLES, "fig2", repro.Printed("-", "mine.yaml", "value"))
+    assert "fig2: nothing is measured yet" in call("repro", "all")
+    assert not (tmp_path / command.RUNS).exists()
     said = call("repro", "fig2")
     assert "not testable here  At high noise" in said
     assert (tmp_path / command.RUNS / "mine" / "cells").is_dir()
