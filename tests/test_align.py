@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,7 +18,7 @@ from bench.metrics.align import diversity, energy, mmd
 from bench.plan import plan
 from bench.protocols import AlignProtocol
 from bench.report import sheet as sheets
-from bench.report.align import saving, tables
+from bench.report.align import claims, saving, tables
 from bench.report.align.frame import judged, tidy
 from bench.report.align.insight import points
 from bench.report.align.sheet import SHEET
@@ -452,3 +453,20 @@ def test_shipped_suites_resolve(name):
         found = plan(suites.load(name), quick=quick)
         assert found
         assert len({json.dumps(cell.coordinates) for cell in found}) == len(found)
+
+
+def test_rivals_with_as_many_particles_are_compared():
+    rows = pd.DataFrame({
+        "method": ["ours 2", "ours 8", "fks 2", "fks 8", "bon 8", "bon 4"],
+        "algorithm_build": ["steer"] * 4 + ["best_of_n"] * 2,
+        "estimator_build": ["stitched"] * 2 + ["tweedie"] * 2 + ["none"] * 2,
+        "algorithm.particles": [2, 8, 2, 8, 8, 4],
+    })  # fmt: skip
+    ours, rivals = rows[:2], rows[2:]
+    mine, met = claims._as_many(ours, rivals)
+    assert mine["method"] == "ours 8"
+    assert list(met["method"]) == ["fks 8", "bon 8"]
+    mine, met = claims._as_many(ours[:1], rivals)  # no number is in all: all are rivals
+    assert (mine["method"], len(met)) == ("ours 2", 4)
+    mine, met = claims._as_many(ours, rivals[:1])
+    assert (mine["method"], list(met["method"])) == ("ours 2", ["fks 2"])

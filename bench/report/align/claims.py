@@ -113,13 +113,13 @@ def cheap_step(facet: Facet) -> Iterator[Evidence]:
 
 
 def better(facet: Facet, builds: tuple[str, ...], metric: str) -> Iterator[Evidence]:
-    """The first stitched method against rivals of the same algorithm, paired by prompt."""
+    """A stitched method against rivals of the same algorithm, paired by prompt."""
     rows = judged(facet.frame)
     ours = stitched(rows)
     if ours.empty:
         return
-    row = ours.iloc[0]
     rivals = rows[rows["algorithm_build"].isin(builds) & (rows["estimator_build"] != "stitched")]
+    row, rivals = _as_many(ours, rivals)
     found = [
         (str(rival["method"]), paired(row[f"{metric}_by_prompt"], rival[f"{metric}_by_prompt"]))
         for _, rival in rivals.iterrows()
@@ -130,6 +130,24 @@ def better(facet: Facet, builds: tuple[str, ...], metric: str) -> Iterator[Evide
         held = (True if x.difference.mean > 0 else False) if clear else None
         figures = f"minus {name}: {numbers.interval(*x.difference[:3])}, {numbers.p_value(p)}"
         yield Evidence(facet.title, held, figures)
+
+
+def _as_many(ours: pd.DataFrame, rivals: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
+    """One of ours, and the rivals with as many particles, where there are several numbers.
+
+    The first; where another number is there in every kind of rival, the one of most particles.
+    """
+    count = "algorithm.particles"
+    if count not in rivals or rivals[count].nunique() <= 1:
+        return ours.iloc[0], rivals
+    kinds = rivals.groupby(["algorithm_build", "estimator_build"], dropna=False)[count]
+    counts = [set(of_kind) for _, of_kind in kinds]
+    shared = counts[0].intersection(*counts[1:])
+    met = ours[ours[count].isin(shared)]
+    if met.empty:
+        return ours.iloc[0], rivals
+    row = met.sort_values(count, kind="stable", ascending=False).iloc[0]
+    return row, rivals[rivals[count] == row[count]]
 
 
 def smaller(facet: Facet) -> Iterator[Evidence]:
