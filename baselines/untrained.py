@@ -27,7 +27,9 @@ def build(
     Raises:
         ValueError: if backbone or reward has no such block.
     """
-    z = torch.zeros(1, *world.backbone.latent, device=next(world.backbone.parameters()).device)
+    like = next(iter(world.backbone.state_dict().values()))
+    precision = torch.promote_types(like.dtype, torch.float32)
+    z = torch.zeros(1, *world.backbone.latent, dtype=precision, device=like.device)
     with torch.no_grad():
         features = world.backbone.trunk(z, z.new_tensor(0.5), i).features
         entering = reward.head(world.backbone.decode(z), j)

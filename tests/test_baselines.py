@@ -617,6 +617,7 @@ SETTINGS = {
     "terminal": [{}],
     "truth": [{}, {"posterior": "data"}, {"value": "soft", "lam": 0.7}],
     "tweedie": [{}, {"posterior": "data"}],
+    "untrained": [{"i": 2}, {"i": 3, "j": 2, "condition": "prompt"}],
     "vae_stitch": [{}],
 }
 

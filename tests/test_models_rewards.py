@@ -158,7 +158,7 @@ def test_hidden_and_tokens_are_the_models(j):
 def test_rewards_keep_the_contract(name):
     whole, x = REWARDS[name](torch.float64), images(ROWS, dtype=torch.float64)
     c = [PROMPTS[k % len(PROMPTS)] for k in range(ROWS)]
-    case = contract.Case(whole, x, c)
+    case = contract.Case(x, c, whole)
     assert [why for _, why in check(case, contract.CHECKS) if why is not None] == []
     assert case.value().std() > 0
     assert not whole.training

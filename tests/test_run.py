@@ -197,6 +197,7 @@ COUNTS = {
     ),
     "stitched": ({"model": "3,1"}, {"trunk": 1, "blocks": 3, "tail": 1}),
     "vae_stitch": ({"model": "1,1"}, {"trunk": 1, "blocks": 1, "tail": 1}),  # of one block: as is
+    "untrained": ({"i": 3}, {"trunk": 1, "blocks": 3, "tail": 1}),
     "noisy_student": ({"model": "paper"}, {"decode": 1, "reward": 1}),
     "feature_head": ({"model": "paper"}, {"trunk": 1, "blocks": 3}),  # taps 1, 2 and 3
     "calibrated": (

@@ -225,7 +225,10 @@ def test_the_old_policy_follows_by_schedule():
 
 
 def test_equal_rewards_leave_the_policy_where_it_is(world):
-    """Zero spread: probability 1/2 for all, no gradient but the reference's, which is 0 too."""
+    """Zero spread: probability 1/2 for all, no gradient but the reference's, which is 0 too.
+
+    Up to a thousandth of a step: Adam divides rounding by its own size.
+    """
 
     class Equal(ValueEstimator):
         latent, target = world.backbone.latent, Target("mean", "data")
@@ -238,7 +241,7 @@ def test_equal_rewards_leave_the_policy_where_it_is(world):
     records = list(nft.nft(policy, Equal(), world.prompts, nft.Plan(TIMES), RECIPE))
     assert [record.flat for record in records] == [1.0] * 3
     for name, weight in policy.weights.items():
-        torch.testing.assert_close(weight.detach(), before[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(weight.detach(), before[name], rtol=0, atol=1e-3 * RECIPE.rate)
 
 
 # training raises what it should
