@@ -6,11 +6,12 @@ A folder is there whole or not at all; every file of it is checked against its d
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -78,23 +79,57 @@ def read(folder: Path | str, config: str) -> Saved:
 
     Raises:
         FileNotFoundError: if the folder or a file of it is missing.
-        ValueError: for a file that is no safetensors, or not what its digest says.
+        ValueError: for a file that is no safetensors (a pickle, which may run anything when it is
+            read, is not opened), lies elsewhere, or is not what its digest says.
     """
     folder = Path(folder)
-    if not (folder / config).is_file():
-        raise FileNotFoundError(f"expected a saved value model in {folder}, got no {config}")
-    described, parts = json.loads((folder / config).read_text()), {}
+    described, parts = description(folder, config), {}
     for name, digest in described["files"].items():
         path = folder / name
-        if path.suffix != ".safetensors":
+        if path.suffix != ".safetensors" or path.name != name:
             raise ValueError(f"expected safetensors files in {folder}, got {name}")
         if not path.is_file():
             raise FileNotFoundError(f"expected {path}, got no such file")
         data = path.read_bytes()
         if (found := file_digest(data)) != digest:
             raise ValueError(f"expected {path} with digest {digest}, got {found}")
-        parts[path.stem] = load(data)
+        parts[path.stem] = _tensors(data, path)
     return Saved(described, parts)
+
+
+def description(folder: Path | str, config: str) -> dict[str, Any]:
+    """What a folder says that it holds, the digests of its files as `files`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or it does not say.
+        ValueError: if what it says cannot be understood.
+    """
+    path = Path(folder) / config
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a saved value model in {folder}, got no {config}")
+    try:
+        described = json.loads(path.read_text())
+        return {**described, "files": dict(described["files"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"expected digests of files in {path}, got {error!r}") from error
+
+
+def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
+    """What is in a safetensors file."""
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise ValueError(f"expected safetensors in {path}, got something else: {error}") from error
+
+
+def require(names: Collection[str], found: Collection[str], place: Path | str) -> None:
+    """Refuse what lacks something.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if missing := sorted(set(names) - set(found)):
+        raise ValueError(f"expected {', '.join(names)} in {place}, got no {', '.join(missing)}")
 
 
 def rounded(folder: Path | str, to: Path | str, dtype: torch.dtype = torch.float16) -> None:

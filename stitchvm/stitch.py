@@ -27,6 +27,8 @@ Condition = Literal["null", "prompt"]
 Norm = Literal["unit", "free"]
 
 CONFIG = "stitch.json"
+PARTS = ("linear", "residual", "tail", "null")  # files of a saved model
+DESCRIBED = ("i", "j", "condition", "target", "grid", "latent", "backbone", "reward")
 SAME = 0.02  # relative difference of null embeddings in bfloat16 and float32
 BOTTLENECK = 8  # r in Eq. 58: the residual's channels are 1 : 8
 
@@ -237,6 +239,10 @@ class Stitched(EmbeddingEstimator):
                 their digests say, or hold other weights.
         """
         described, parts = saved.read(folder, CONFIG)
+        saved.require(DESCRIBED, described, folder)
+        saved.require(PARTS, parts, folder)
+        saved.require(("linear.weight", "linear.bias"), parts["linear"], folder)
+        saved.require(("residual.1.bias",), parts["residual"], folder)
         reward = copy.deepcopy(reward)
         like = next(iter(reward.tail_weights(described["j"]).values()))
         layer = _layer(parts, tuple(described["grid"])).to(like)
