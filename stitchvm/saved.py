@@ -59,11 +59,15 @@ def write(
     new = folder.with_name(f"{folder.name}.{os.getpid()}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    for name, tensors in parts.items():
-        kept = {key: _exactly(w.detach().cpu(), dtype, key) for key, w in tensors.items()}
-        save_file(kept, new / f"{name}.safetensors")
-    digests = {path.name: file_digest(path.read_bytes()) for path in sorted(new.iterdir())}
-    (new / config).write_text(json.dumps({**described, "files": digests}, indent=1) + "\n")
+    try:
+        for name, tensors in parts.items():
+            kept = {key: _exactly(w.detach().cpu(), dtype, key) for key, w in tensors.items()}
+            save_file(kept, new / f"{name}.safetensors")
+        digests = {path.name: file_digest(path.read_bytes()) for path in sorted(new.iterdir())}
+        (new / config).write_text(json.dumps({**described, "files": digests}, indent=1) + "\n")
+    except BaseException:
+        shutil.rmtree(new)
+        raise
     new.rename(folder)
 
 

@@ -236,9 +236,9 @@ def test_a_failure_is_shown_and_sets_the_exit_code(tmp_path):
 def test_the_readme_is_true(tmp_path, monkeypatch):
     """Its Python runs, its training as well, and its estimator keeps the contract."""
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    use, own, train = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    use, own, diffusers, train = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    for example in (use, train):
+    for example in (use, diffusers, train):
         exec(compile(example, "README", "exec"), {})
     assert list((tmp_path / "results" / "runs" / "lora").glob("*.safetensors"))
     file = tmp_path / "my_estimator.py"

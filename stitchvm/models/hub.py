@@ -62,7 +62,7 @@ class HubStitched(
     paper_url="https://arxiv.org/abs/2605.19804",
     tags=["stitchvm", "value-model", "diffusers"],
 ):
-    """`Stitched`, which see, that is loaded from a folder or a hub and pushed to one.
+    """`Stitched`, loaded from a folder or a hub, and pushed to a hub.
 
     Attributes:
         about: How it was made, as its folder says.
@@ -138,11 +138,10 @@ class HubStitched(
         with TemporaryDirectory() as parent:
             folder = Path(parent) / "model"
             self.save_pretrained(folder)
-            card = self.generate_model_card(
-                repo_id=repo_id, **{**self._described(), "target": self.target}
-            )
-            card.save(folder / "README.md")
             made = api.create_repo(repo_id, private=private, exist_ok=True)
+            described = {**self._described(), "target": self.target}
+            card = self.generate_model_card(repo_id=made.repo_id, **described)
+            card.save(folder / "README.md")
             return api.upload_folder(
                 repo_id=made.repo_id,
                 folder_path=folder,
