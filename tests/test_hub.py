@@ -1,5 +1,6 @@
 """HubStitched: saved, pushed and loaded again it is the same; all else is refused."""
 
+import inspect
 import json
 import pickle
 import re
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from bench.worlds import WORLDS
 from stitchvm import saved
 from stitchvm.identity import file_digest
-from stitchvm.models import hub
+from stitchvm.models import download, hub
 from stitchvm.models.hub import HubStitched
 from stitchvm.stitch import CONFIG, DESCRIBED, Stitched
 from stitchvm.streams import Streams
@@ -124,8 +126,16 @@ class Hub:
 def there(monkeypatch, tmp_path):
     fake = Hub(tmp_path / "hub")
     monkeypatch.setattr(hub, "HfApi", fake)
-    monkeypatch.setattr(hub, "snapshot_download", fake.snapshot_download)
+    monkeypatch.setattr(download, "snapshot_download", fake.snapshot_download)
     return fake
+
+
+def test_the_stand_in_takes_what_the_hub_takes():
+    real = {"snapshot_download": snapshot_download}
+    real |= {name: getattr(HfApi, name) for name in ("create_repo", "upload_folder")}
+    for name, function in real.items():
+        mine = inspect.signature(getattr(Hub, name)).parameters.keys() - {"_settings"}
+        assert mine - {"self"} <= inspect.signature(function).parameters.keys()
 
 
 def test_pushed_and_loaded_it_is_the_same(world, shipped, load, there):
@@ -156,6 +166,7 @@ def test_the_card_says_what_it_is_and_whose_licences_hold(shipped, load, there):
         f"`{described['backbone']}`",
         f"`{described['reward']}`",
         "mean | data",
+        "| its trunk sees | the null prompt |",
         "https://arxiv.org/abs/2605.19804",
         "FLUX.1-dev (non-commercial)",
         'HubStitched.from_pretrained("me/mine", backbone, reward)',
@@ -327,7 +338,7 @@ def test_a_hub_that_refuses_is_named(kind, said, load, monkeypatch):
     def refuse(*_args, **_settings):
         raise kind("it says no", response=SimpleNamespace(headers={}, request=None))
 
-    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    monkeypatch.setattr(download, "snapshot_download", refuse)
     with pytest.raises(FileNotFoundError, match=said):
         load("me/mine", revision="v1")
 

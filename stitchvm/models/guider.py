@@ -5,7 +5,8 @@
 The pipeline asks its guider to combine the velocities of one step; this one also takes the value's
 gradient off, at the latents and the time of that step, so the pipeline's latents are those of
 `Ode(Guided(CFG(...)))`.  Other modular pipelines have no such component (FLUX), or prepare its
-inputs in another way.
+inputs in another way.  A value that shares the pipeline's transformer sees whatever adapters are
+loaded into it; the value model of a fine-tuned generator keeps a transformer of its own.
 
     pipe = StableDiffusion3ModularPipeline(pretrained_model_name_or_path=folder)
     pipe.load_components()

@@ -1,9 +1,9 @@
 """HubStitched: a stitched value model on a hub of models, by `PyTorchModelHubMixin`.
 
 What is saved and pushed is what `Stitched.save_pretrained` writes: the stitching layer, the
-reward's tail, the null prompt's embedding, and what they belong to, by digest.  Generator and
-reward are not among it; whoever loads it brings their own.  The mixin's loading is replaced: by
-default it accepts missing weights in silence, and pickles where there are no safetensors.
+reward's tail, the null prompt's embedding, and what they belong to, by digest.  The generator and
+the rest of the reward are not among it; whoever loads it brings their own.  The mixin's loading is
+replaced: by default it accepts missing weights in silence, and pickles for want of safetensors.
 
     value = HubStitched.from_pretrained("user/name", backbone, reward, revision="v1")
     value.push_to_hub("user/name")
@@ -14,20 +14,14 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
-from huggingface_hub import HfApi, PyTorchModelHubMixin, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
+from huggingface_hub import HfApi, PyTorchModelHubMixin
 
 from stitchvm import saved
 from stitchvm.backbone import Backbone
+from stitchvm.models.download import locate
 from stitchvm.reward import Reward
 from stitchvm.stitch import CONFIG, Stitched
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 CARD = """---
 {{ card_data }}
 ---
@@ -40,12 +34,12 @@ layer, and a reward model from its block {{ j }} on ([paper]({{ paper_url }})).
 | | |
 |---|---|
 | aims at | {{ target }} |
-| its trunk sees | the {{ condition }} |
+| its trunk sees | the {{ "null prompt" if condition == "null" else condition }} |
 | latents | {{ latent }} |
 | generator, digest of the first {{ i }} blocks | `{{ backbone }}` |
 | reward, digest of what was not trained | `{{ reward }}` |
 
-Neither generator nor reward is part of it; bring the ones it was made of:
+The generator and the rest of the reward are not part of it; bring the ones it was made of:
 
     value = HubStitched.from_pretrained("{{ repo_id }}", backbone, reward)
 
@@ -107,8 +101,12 @@ class HubStitched(
                 reached, has no such model or revision, or does not give it out.
             ValueError: for a pickle, which is never opened; see `Stitched.from_pretrained`.
         """
-        place = _local(folder) or _downloaded(
-            str(folder), revision, token, cache_dir, local_files_only
+        place = locate(
+            folder,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
         )
         made = super().from_pretrained(place, backbone, reward)
         made.about = saved.description(place, CONFIG).get("about")
@@ -149,62 +147,3 @@ class HubStitched(
                 revision=branch,
                 create_pr=create_pr,
             )
-
-
-def _local(folder: Path | str) -> Path | None:
-    """A local folder; None for what may be a model's id on the hub."""
-    path = Path(folder)
-    if path.is_file():
-        raise ValueError(
-            f"expected a folder of safetensors or a model's id on the hub, got the file {path}: "
-            f"other files, such as pickles, are never opened"
-        )
-    if not path.is_dir():
-        return None
-    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
-    if pickles and not (path / CONFIG).is_file():
-        raise ValueError(
-            f"expected {CONFIG} and safetensors in {path}, got {', '.join(pickles)}: pickles may "
-            f"run anything when they are read, and are never opened"
-        )
-    return path
-
-
-def _downloaded(
-    repo_id: str,
-    revision: str | None,
-    token: str | None,
-    cache_dir: Path | str | None,
-    local_files_only: bool,  # noqa: FBT001 - the hub's own name
-) -> Path:
-    """The folder that a model of the hub is downloaded to, of which pickles are left out."""
-    named = repo_id if revision is None else f"{repo_id} at revision {revision}"
-    try:
-        return Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=[CONFIG, "*.safetensors"],
-            )
-        )
-    except HFValidationError as error:
-        raise FileNotFoundError(
-            f"expected a local folder or a model's id on the hub, such as user/name, got {repo_id}"
-        ) from error
-    except GatedRepoError as error:
-        raise FileNotFoundError(
-            f"expected access to {named}, got a gated model: accept its terms on the hub and log "
-            f"in with `hf auth login`"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"expected a local folder, or {named} on the hub, got neither: the hub was not asked "
-            f"or did not answer, and nothing was downloaded before ({error})"
-        ) from error
-    except HfHubHTTPError as error:
-        raise FileNotFoundError(
-            f"expected a local folder, or {named} on the hub, got neither: {error}"
-        ) from error
