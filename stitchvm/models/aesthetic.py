@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from stitchvm.backbone import Prompts
+from stitchvm.models import pickled
 from stitchvm.models.clip import ClipTower, Pixels, expect_prompts, load_model, load_pixels
 
 # Linear layers of LAION's head; between them, dropout.  Its heads with ReLUs count otherwise.
@@ -103,19 +104,21 @@ def linear_shapes(layers: Mapping[str, Tensor]) -> dict[int, tuple[int, ...]]:
 
 
 def load_head(file: Path | str) -> tuple[Tensor, Tensor]:
-    """The affine map w (D,), b () of linear layers in a safetensors file.
+    """The affine map w (D,), b () of linear layers in a file: safetensors, or pickled tensors.
+
+    LAION's own is pickled; its SHA-256 begins with 21dd590f3ccdc646.
 
     A stack other than LAION's says so in a JSON file beside it, of the same name: `{"sizes": [D,
     ..., 1]}`.
 
     Raises:
         FileNotFoundError: if there is no such file; no head is ever drawn at random.
-        ValueError: if it holds another stack.
+        ValueError: if it holds another stack, or anything but tensors.
     """
     file = Path(file)
     if not file.is_file():
-        raise FileNotFoundError(f"expected the head in a safetensors file, got no file {file}")
-    layers = load_file(file)
+        raise FileNotFoundError(f"expected the head in {file}, got no such file")
+    layers = load_file(file) if file.suffix == ".safetensors" else pickled.read(file)
     got, expected = linear_shapes(layers), LAION
     described = file.with_suffix(".json")
     if described.is_file():

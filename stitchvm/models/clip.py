@@ -53,7 +53,8 @@ class Pixels:
     def prepare(self, x: Tensor, size: int) -> Tensor:
         """Images (B, 3, H, H) in [-1, 1], resized to (B, 3, size, size) and normalised.
 
-        The resize is the one of PIL: antialiased, and clamped because bicubic overshoots.
+        The resize is the one of PIL: antialiased, along rows and then along columns, and clamped
+        after each, because bicubic overshoots.  PIL also rounds to 1/255 there; this does not.
 
         Raises:
             ValueError: if x has another shape, or holds NaN.
@@ -63,8 +64,8 @@ class Pixels:
         if not x.is_meta and x.isnan().any():
             raise ValueError("expected images in [-1, 1], got NaN")
         if x.shape[-1] != size:
-            x = functional.interpolate(x, (size, size), mode=self.mode, antialias=True)
-            x = x.clamp(-1, 1)
+            for shape in ((x.shape[-2], size), (size, size)):
+                x = functional.interpolate(x, shape, mode=self.mode, antialias=True).clamp(-1, 1)
         mean, std = x.new_tensor(self.mean), x.new_tensor(self.std)
         return (x - (2 * mean - 1)[:, None, None]) / (2 * std)[:, None, None]
 
