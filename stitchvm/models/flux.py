@@ -179,6 +179,7 @@ def load(  # noqa: PLR0913 - one for each thing a folder leaves open
     blocks: int | None = None,
     latent: tuple[int, ...] | None = None,
     text_length: int = T5_TOKENS,
+    texts: Texts | None = None,
     null: str | Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -197,6 +198,7 @@ def load(  # noqa: PLR0913 - one for each thing a folder leaves open
         blocks: The first ones to read, for a trunk without a velocity; all when None.
         latent: Shape of one latent, (C, H, W); 128 x 128 when None.
         text_length: T5 tokens.
+        texts: Prompts, in place of the folder's text encoders.
         null: File of the null prompt's embedding, read in place of the text encoders; the folder's
             own encoders and null prompt when None.
         device: Where to.
@@ -208,15 +210,33 @@ def load(  # noqa: PLR0913 - one for each thing a folder leaves open
             `load_transformer` and `read_null`.
     """
     root = check_folder(folder, (f"{transformer}/config.json", "vae/config.json"))
-    stored = load_null(root) if null is None else read_null(null)
-    prompts = null is None and check_texts(root, tuple(ENCODERS))
+    if texts is None:
+        texts = read_texts(root, length=text_length, null=null, dtype=dtype)
     model = load_transformer(
         FluxTransformer2DModel, root / transformer, dtype, FluxBackbone.stacks, blocks
     )
     vae = load_network(AutoencoderKL, root / "vae", dtype)
-    pipeline = None
-    if prompts:
-        parts = load_texts(root, ENCODERS, dtype)
-        pipeline = FluxPipeline(transformer=None, scheduler=None, vae=None, **parts)
-    texts = FluxTexts(pipeline, text_length, stored)
     return FluxBackbone(model, vae, texts, guidance=guidance, latent=latent).to(device)
+
+
+def read_texts(
+    folder: str | Path,
+    *,
+    length: int = T5_TOKENS,
+    null: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> FluxTexts:
+    """The prompts of a pipeline's folder; see `load`.
+
+    Raises:
+        FileNotFoundError: if a text encoder or tokenizer is missing, and the null prompt is not
+            stored in their place.
+        ValueError: see `read_null`.
+    """
+    root = Path(folder)
+    stored = load_null(root) if null is None else read_null(null)
+    if null is not None or not check_texts(root, tuple(ENCODERS)):
+        return FluxTexts(None, length, stored)
+    parts = load_texts(root, ENCODERS, dtype)
+    pipeline = FluxPipeline(transformer=None, scheduler=None, vae=None, **parts)
+    return FluxTexts(pipeline, length, stored)

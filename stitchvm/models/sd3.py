@@ -152,6 +152,7 @@ def load(  # noqa: PLR0913 - one for each thing a folder leaves open
     vae: str | Path | None = None,
     latent: tuple[int, ...] | None = None,
     text_length: int = T5_TOKENS,
+    texts: Texts | None = None,
     null: str | Path | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -170,6 +171,7 @@ def load(  # noqa: PLR0913 - one for each thing a folder leaves open
         vae: Folder of the VAE, where it is another pipeline's; its own `vae` when None.
         latent: Shape of one latent, (C, H, W); the transformer's own sample size when None.
         text_length: T5 tokens.
+        texts: Prompts, in place of the folder's text encoders.
         null: File of the null prompt's embedding, read in place of the text encoders; the folder's
             own encoders and null prompt when None.
         device: Where to.
@@ -183,17 +185,38 @@ def load(  # noqa: PLR0913 - one for each thing a folder leaves open
     own = ("vae/config.json",) if vae is None else ()
     root = check_folder(folder, (f"{transformer}/config.json", *own))
     coder = root / "vae" if vae is None else check_folder(vae, ("config.json",))
-    stored = load_null(root) if null is None else read_null(null)
-    prompts = null is None and check_texts(
-        root, ("text_encoder", "text_encoder_2"), ("text_encoder_3",)
-    )
+    if texts is None:
+        texts = read_texts(root, length=text_length, null=null, dtype=dtype)
     model = load_transformer(
         SD3Transformer2DModel, root / transformer, dtype, Sd3Backbone.stacks, blocks
     )
     autoencoder = load_network(AutoencoderKL, coder, dtype)
-    pipeline = None
-    if prompts:
-        parts = load_texts(root, ENCODERS, dtype)
-        pipeline = StableDiffusion3Pipeline(transformer=model, scheduler=None, vae=None, **parts)
-    texts = Sd3Texts(pipeline, text_length, stored)
     return Sd3Backbone(model, autoencoder, texts, latent=latent).to(device)
+
+
+def read_texts(
+    folder: str | Path,
+    *,
+    length: int = T5_TOKENS,
+    null: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Sd3Texts:
+    """The prompts of a pipeline's folder; see `load`.
+
+    Raises:
+        FileNotFoundError: if a text encoder or tokenizer is missing, and the null prompt is not
+            stored in their place.
+        ValueError: see `read_null`.
+    """
+    root = Path(folder)
+    stored = load_null(root) if null is None else read_null(null)
+    if null is not None or not check_texts(
+        root, ("text_encoder", "text_encoder_2"), ("text_encoder_3",)
+    ):
+        return Sd3Texts(None, length, stored)
+    parts = load_texts(root, ENCODERS, dtype)
+    with torch.device("meta"):  # encode_prompt asks its configuration for a width, and no more
+        config = SD3Transformer2DModel.load_config(root / "transformer", local_files_only=True)
+        asked = SD3Transformer2DModel.from_config(config)
+    pipeline = StableDiffusion3Pipeline(transformer=asked, scheduler=None, vae=None, **parts)
+    return Sd3Texts(pipeline, length, stored)
