@@ -26,6 +26,7 @@ COMMANDS = {
     "rescore": "add a judge to the kept samples of a store",
     "calibrate": "measure by how much two equal methods differ on this machine",
     "world": "make a world's networks, and examine them",
+    "weights": "fetch published weights, and compare copies with their digests",
     "stitch": "make a value model: search where to stitch, then finetune",
     "test": "check a value estimator against the contract",
     "schema": "print the JSON Schema of a suite or a record",
@@ -38,6 +39,7 @@ ELSEWHERE = {
     "calibrate": "bench.calibrate_command",
     "repro": "bench.repro_commands",
     "world": "bench.world_commands",
+    "weights": "bench.weights_commands",
     "stitch": "bench.stitch_commands",
     **dict.fromkeys(EXPLAINING, "bench.inspect_commands"),
 }

@@ -5,7 +5,8 @@ Columns: `cell attempt suite quick isolation processes`; the coordinates; `estim
 `_by_prompt`; `rmse`, `rmse_centred`, `rmse_realised` and `skill`; `rmse_iqm`, the RMSE over the
 middle half of prompts; `won`, the probability that the squared error on a prompt is below the
 constant's; where the truth is an average itself, its effective `truth_members` and `truth_floor`,
-the RMSE it adds to everyone's; seconds, peak bytes and calls per value; provenance.
+the RMSE it adds to everyone's (the realised reward of the one clean latent, where nobody knows the
+truth); seconds, peak bytes and calls per value; provenance.
 """
 
 import warnings
@@ -26,6 +27,8 @@ from bench.store import Store
 
 FACET = ["suite", "world", "reward", "latents", "pairing", "group", "grid", "variant", "estimand"]
 ROOTS = {"rmse": "mse", "rmse_centred": "centred_mse", "rmse_realised": "mse_realised"}
+REALISED = ("bias", "mse")  # that have a form against realised rewards
+MEAN = "mean"  # the value that these are draws of
 KEEP = ("quick", "isolation", "attempt", "suite", "started", "wall_seconds")
 SHOWN = {  # what tables say of a cell without numbers, in its place
     "oom_gpu": "OOM",
@@ -113,8 +116,21 @@ def provenance(record: dict[str, Any]) -> dict[str, Any]:
 def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:
     protocol = record["spec"]["protocol"]
     shared = provenance(record) | {"n_prompts": protocol["prompts"], "batch": protocol["batch"]}
-    for row in record["rows"]:
+    for row in map(_judged, record["rows"]):
         yield shared | _what(row) | _cost(row) | _figures(row["metrics"])
+
+
+def _judged(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose unknown mean values the realised rewards stand for, averages of one member.
+
+    Their spread is in every squared error, and in no bias and no difference of squared errors.
+    """
+    metrics = row["metrics"]
+    known = {name: metrics.get(f"{name}_realised") for name in REALISED}
+    told = row["estimand"]["text"].partition("|")[0].strip() == MEAN and None not in known.values()
+    if not told or any(metrics.get(name) is not None for name in REALISED):
+        return row
+    return row | {"metrics": metrics | known, "truth_members": 1.0, "truth_floor": 0.0}
 
 
 def _what(row: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,11 @@ class WorldImages(Images):
     """
 
     world: World
-    prompted = True
+
+    @cached_property
+    def prompted(self) -> bool:  # type: ignore[override]
+        """Whether its pictures have prompts: those that it reads from a folder have none."""
+        return NULL not in next(self.world.images("train", 1)).c
 
     @property
     def digest(self) -> str:  # type: ignore[override]
@@ -112,22 +116,30 @@ class FolderImages(Images):
         Raises:
             ValueError: if it has fewer, or a file is no image.
         """
-        files = [path for path in self.files if self._held(path) == (split == "held")]
+        files = self.of(split)
         if len(files) < count:
             raise ValueError(
                 f"expected {count} images for {split!r} in {self.folder}, got {len(files)}"
             )
         for first in range(0, count, AT_ONCE):
             part = files[first : min(first + AT_ONCE, count)]
-            x_0 = torch.stack([self._read(path) for path in part])
+            x_0 = torch.stack([self.read(path) for path in part])
             yield Shown(x_0.to(self.device), [NULL] * len(part))
+
+    def of(self, split: Split) -> list[Path]:
+        """The files of a split, in order."""
+        return [path for path in self.files if self._held(path) == (split == "held")]
 
     def _held(self, path: Path) -> bool:
         name = path.relative_to(self.folder).as_posix()
         return int(hashlib.sha256(name.encode()).hexdigest(), 16) % HELD_EVERY == 0
 
-    def _read(self, path: Path) -> torch.Tensor:
-        """One image, (3, H, W) in [-1, 1]."""
+    def read(self, path: Path) -> torch.Tensor:
+        """One image, (3, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: if the file is none.
+        """
         height, width = self.size
         try:
             with Image.open(path) as image:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from bench.cell import label
 from bench.part import Part
 from bench.resolve import Build, complete, resolve, source_digest
@@ -53,7 +55,28 @@ def parts_of(values: Any, kind: str) -> list[Part]:
     return [one.model_copy(update={"name": name}) for one, name in zip(found, names, strict=True)]
 
 
+def written(text: str) -> dict[str, Any]:
+    """A world as a command line names it, `shapes,generator=small`, as a suite's mapping.
+
+    Raises:
+        ValueError: for a setting without a value.
+    """
+    build, *given = text.split(",")
+    entry: dict[str, Any] = {"build": build, "name": text} if given else {"build": build}
+    for setting in given:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"expected WORLD,SETTING=VALUE, got {text!r}")
+        try:
+            entry[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"expected WORLD,SETTING=VALUE, got {text!r}") from None
+    return entry
+
+
 def _entry(value: Any, kind: str) -> dict[str, Any]:
+    if kind == "world" and isinstance(value, str):
+        return written(value)
     entry = dict(value) if isinstance(value, Mapping) else {"build": value}
     if not isinstance(entry.get("build"), str):
         raise ValueError(f"expected {kind} as a name or a mapping with `build`, got {value!r}")

@@ -66,7 +66,7 @@ def stitch() -> None:
 
 
 def _where(world: str, out: Path | None) -> Path:
-    return out or RUNS / world
+    return out or RUNS / world.replace("/", "_")
 
 
 @stitch.command(epilog="Example: stitchbench stitch search shapes --reward aesthetic")

@@ -97,7 +97,8 @@ def load(name: str, world: str | None = None) -> Suite:
         UnknownName: if there is neither.
         ValueError: if the file is no suite, naming the key and the known ones.
     """
-    path = shipped().get(f"{name}-{world}", shipped().get(name, Path(name)))
+    own = None if world is None else world.partition(",")[0]
+    path = shipped().get(f"{name}-{own}", shipped().get(name, Path(name)))
     if not path.is_file():
         raise UnknownName("suite", name, shipped())
     try:

@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_built(settings, message
 
 
 def test_only_weights_that_exist_can_be_named():
-    with pytest.raises(ValueError, match="weights"):
+    with pytest.raises(FileNotFoundError, match="weights"):
         named("sd35-medium,weights=trained")
 
 

@@ -33,6 +33,12 @@ def is_exact(rows: pd.DataFrame) -> bool:
     return bool(rows["truth_floor"].isna().all())
 
 
+def is_realised(rows: pd.DataFrame) -> bool:
+    """Whether realised rewards stand for the truth."""
+    one = (rows["truth_members"] == 1) & (rows["truth_floor"] == 0)
+    return bool(len(rows) and one.all())
+
+
 def has_gradient(rows: pd.DataFrame) -> pd.Series:
     """Which rows are judged by a truth whose gradient says something."""
     return ~(rows["truth_members"] < FEW)
@@ -65,6 +71,12 @@ def sentence(rows: pd.DataFrame) -> str:
     found = floors(rows)
     if found.empty:
         return ""
+    if is_realised(rows):
+        return (
+            "Nobody knows its true values: errors are those against realised rewards, whose "
+            "spread round the value is in every RMSE alike. Biases, and differences of squared "
+            "errors, are those against the truth."
+        )
     text = (
         f"The truth averages {_span(found['truth_members'])} effective members (median over the "
         f"latents) and adds {_span(found['truth_floor'])} to every RMSE, in quadrature."
@@ -78,7 +90,7 @@ def sentence(rows: pd.DataFrame) -> str:
 
 def of_world(rows: pd.DataFrame) -> str:
     """What the truth of a world is, in a sentence."""
-    if rows["mse"].isna().all():
+    if rows["mse"].isna().all() or is_realised(rows):
         return "Its true values are not known: errors are those against realised rewards."
     if is_exact(rows):
         return "Its truth is exact."

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import yaml
 
 from bench.cell import digest, label
 from bench.part import JOINT, Part
+from bench.parts import written
 from bench.prompts import build_of, checked
 from bench.resolve import Build, complete, resolve
 from bench.worlds import full, gaussian
@@ -87,16 +87,9 @@ def named(text: str) -> World:
         UnknownName: for a world or setting nobody knows.
         ValueError: for a setting without a value, or of the wrong type.
     """
-    name, *given = text.split(",")
-    settings = {}
-    for setting in given:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"expected WORLD,SETTING=VALUE, got {text!r}")
-        try:
-            settings[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"expected WORLD,SETTING=VALUE, got {text!r}") from None
+    settings = written(text)
+    name = settings.pop("build")
+    settings.pop("name", None)
     build = resolve(name, WORLDS, "world")
     return build(**complete(build, settings, f"world {name!r}"))
 

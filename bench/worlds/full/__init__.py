@@ -1,7 +1,8 @@
 """Worlds of full size: SD 3.5 Medium and Large, FLUX.1-dev, and the rewards of their size.
 
 With random weights their true shapes cost what the trained ones do - seconds, bytes and operations
-are real - and nothing they say of quality means anything: it is absent, never zero.
+are real - and nothing they say of quality means anything: it is absent, never zero.  Published
+weights come from the hub or a folder of copies; `stitchbench weights` fetches and compares them.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from bench.worlds.full.world import FullWorld
 
 Precision = Literal["bfloat16", "float16", "float32"]
-Weights = Literal["random"]
 
 
 def build_of(model: str) -> Callable[..., "FullWorld"]:
@@ -21,29 +21,42 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
 
     def build(
         *,
-        weights: Weights = "random",
+        weights: str = "random",
         side: int = 1024,
         precision: Precision = "bfloat16",
         blocks: int | None = None,
+        pictures: str | None = None,
+        models: str | None = None,
         device: str = "cpu",
     ) -> "FullWorld":
         """A world of full size, whose networks are made when they are first asked for.
 
         Args:
-            weights: `random`: the true shapes, drawn on the device.
+            weights: `random`: the true shapes, drawn on the device; `hub`; or a folder of copies,
+                ROOT/<owner>/<name>/.
             side: Of the pictures, in pixels.
             precision: Of all weights; latents stay float32.
-            blocks: The first ones of each stack alone, of generator and rewards: to rehearse.
+            blocks: The first ones of each stack alone, of random weights: to rehearse.
+            pictures: A folder of clean images, every tenth of them held out.
+            models: A folder of value models, as `stitchbench stitch train` leaves it.
             device: Where to compute.
 
         Raises:
+            FileNotFoundError: for a folder that is none.
             ValueError: for a side or a number of blocks that the model does not have.
         """
         with quietly():
             from bench.worlds.full.world import FullWorld  # noqa: PLC0415 - slow: diffusers
 
         return FullWorld(
-            model, weights=weights, side=side, precision=precision, blocks=blocks, device=device
+            model,
+            weights=weights,
+            side=side,
+            precision=precision,
+            blocks=blocks,
+            pictures=pictures,
+            models=models,
+            device=device,
         )
 
     return build

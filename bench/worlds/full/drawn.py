@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
+from bench.worlds.full.parts import Parts
 from bench.worlds.quiet import quietly
 from stitchvm.backbone import Prompts
 from stitchvm.models.aesthetic import AestheticReward
@@ -42,6 +43,40 @@ STACKS = ("num_layers", "num_single_layers")
 def config(name: str) -> Any:
     """A file of `configs/`."""
     return json.loads((CONFIGS / f"{name}.json").read_text())
+
+
+class DrawnParts(Parts):
+    """Random weights.
+
+    Args:
+        model: Which generator, a file of `configs/`.
+        side: Of pictures, in pixels.
+        dtype: Of all weights.
+        blocks: The first ones of each stack alone; all when None.
+        device: Where to.
+    """
+
+    rewards = tuple(config("rewards"))
+    trained = False
+
+    def __init__(
+        self, model: str, *, side: int, dtype: torch.dtype, blocks: int | None, device: str
+    ) -> None:
+        self.model, self.side, self.dtype = model, side, dtype
+        self.blocks, self.device = blocks, device
+        self.known = [config(model), config("rewards")]
+
+    def backbone(self) -> PipelineBackbone:
+        """The generator."""
+        return backbone(self.model, self.side, self.dtype, self.blocks, self.device)
+
+    def tiny(self, generator: PipelineBackbone) -> PipelineBackbone:
+        """The generator with a decoder of the shape of TAESD3 or TAEF1."""
+        return generator.with_decoder(tiny(self.model, self.dtype, self.device))
+
+    def reward(self, name: str) -> ClipTower:
+        """A reward of the shape of that name's."""
+        return reward(name, self.dtype, self.blocks, self.device)
 
 
 class DrawnTexts(Texts):

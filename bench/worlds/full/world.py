@@ -1,14 +1,18 @@
-"""A generator and rewards of full size, without data: what costs are measured in."""
+"""A generator and rewards of full size: with random weights, what costs are measured in."""
 
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bench.cell import digest
+from bench.images import FolderImages
 from bench.worlds.full import drawn
-from stitchvm.backbone import Backbone, Prompts
+from bench.worlds.full.files import files_of
+from bench.worlds.full.parts import Parts
+from stitchvm.backbone import NULL, Backbone, Prompts
 from stitchvm.models import lora
 from stitchvm.models.pipeline import PipelineBackbone
 from stitchvm.reward import Reward
@@ -23,6 +27,7 @@ PROMPTS = (
     "a lighthouse in a storm, oil painting",
 )
 AT_ONCE = 8  # images
+MODEL = "model"  # what `stitch train` calls the folder of what it made
 
 
 class FullWorld(World):
@@ -32,17 +37,20 @@ class FullWorld(World):
 
     Args:
         model: Which, a file of `configs/`.
-        weights: `random`.
+        weights: `random`, `hub`, or a folder of copies; see `files`.
         side: Of pictures, in pixels.
-        precision: Name of the weights' dtype.
-        blocks: The first ones of each stack alone.
+        precision: Name of the generator's dtype, and of random rewards'.
+        blocks: The first ones of each stack alone, of random weights.
+        pictures: A folder of clean images; noise, or none, without.
+        models: A folder of value models, <reward>/<name>/model, as `stitch train` leaves it.
         device: Where to compute.
 
     Raises:
-        ValueError: for a side that the model's latents do not divide, or too many blocks.
+        FileNotFoundError: if there is no such folder.
+        ValueError: for a side that the model's latents do not divide, or too many blocks, or
+            blocks of published weights.
     """
 
-    rewards = tuple(drawn.config("rewards"))
     prompts = PROMPTS
 
     def __init__(
@@ -53,6 +61,8 @@ class FullWorld(World):
         side: int,
         precision: str,
         blocks: int | None,
+        pictures: str | None,
+        models: str | None,
         device: str,
     ) -> None:
         shapes = drawn.config(model)
@@ -61,14 +71,49 @@ class FullWorld(World):
         drawn.first(shapes["transformer"]["num_layers"], blocks)
         self.name, self.side, self.blocks, self.device = model, side, blocks, device
         self.dtype: torch.dtype = getattr(torch, precision)
-        self.digest = f"{weights}-{digest([shapes, drawn.config('rewards'), side, precision])}"
-        self.digest += "" if blocks is None else f"-{blocks}"
+        self.parts = self._parts(weights)
+        self.rewards = self.parts.rewards
+        self.folder = None
+        if pictures is not None:
+            self.folder = FolderImages(Path(pictures), (side, side), device)
+        self.models = None if models is None else Path(models)
+        self.digest = self._digest(weights, precision)
         self._rewards: dict[str, Reward] = {}
+
+    def _parts(self, weights: str) -> Parts:
+        if weights == "random":
+            return drawn.DrawnParts(
+                self.name,
+                side=self.side,
+                dtype=self.dtype,
+                blocks=self.blocks,
+                device=self.device,
+            )
+        if self.blocks is not None:
+            raise ValueError(
+                f"expected all blocks of published weights, got blocks = {self.blocks}"
+            )
+        from bench.worlds.full.stored import StoredParts  # noqa: PLC0415 - slow: transformers
+
+        return StoredParts(
+            self.name,
+            files_of(weights),
+            side=self.side,
+            dtype=self.dtype,
+            device=self.device,
+            expected=lambda: (NULL, *self.prompts, *self.tuning),
+        )
+
+    def _digest(self, weights: str, precision: str) -> str:
+        kind = weights if weights in {"random", "hub"} else "copies"
+        known = f"{kind}-{digest([*self.parts.known, self.side, precision])}"
+        known += "" if self.blocks is None else f"-{self.blocks}"
+        return known + ("" if self.folder is None else f"-{self.folder.digest}")
 
     @cached_property
     def generator(self) -> PipelineBackbone:
         """The model's own; `backbone`, what is asked, may be wrapped."""
-        return drawn.backbone(self.name, self.side, self.dtype, self.blocks, self.device)
+        return self.parts.backbone()
 
     @cached_property
     def backbone(self) -> Backbone:  # type: ignore[override]
@@ -77,8 +122,8 @@ class FullWorld(World):
 
     @cached_property
     def tiny(self) -> Backbone:  # type: ignore[override]
-        """The same with a decoder of the shape of TAESD3 or TAEF1."""
-        return self.generator.with_decoder(drawn.tiny(self.name, self.dtype, self.device))
+        """The same with a distilled decoder, TAESD3 or TAEF1."""
+        return self.parts.tiny(self.generator)
 
     def reward(self, name: str) -> Reward:
         """The reward of that name.
@@ -89,17 +134,46 @@ class FullWorld(World):
         if name not in self.rewards:
             raise ValueError(f"expected a reward in {self.rewards}, got {name!r}")
         if name not in self._rewards:
-            made = drawn.reward(name, self.dtype, self.blocks, self.device)
-            self._rewards[name] = made
+            self._rewards[name] = self.parts.reward(name)
         return self._rewards[name]
 
+    def trained(self, reward: Reward) -> dict[str, Path]:
+        """Those of its folder of value models that are of a reward."""
+        name = next((name for name, known in self._rewards.items() if known is reward), None)
+        if self.models is None or name is None:
+            return {}
+        found = sorted((self.models / name).glob(f"*/{MODEL}"))
+        return {folder.parent.name: folder for folder in found}
+
+    @torch.no_grad()
     def draw(self, c: Prompts, rng: Streams) -> Tensor:
-        """Standard normal latents: of the right shape, and no pictures."""
+        """Latents of pictures, whatever they show; without pictures, standard normal ones.
+
+        Raises:
+            ValueError: for a prompt, where there are pictures: nobody knows what they show.
+        """
         like = torch.empty(len(c), *self.generator.latent, device=self.device)
-        return rng.normal(like)
+        if self.folder is None:
+            return rng.normal(like)
+        if named := [text for text in c if text != NULL]:
+            raise ValueError(
+                f"expected the null prompt, as of `pairing: mismatched`, got {named[0]!r}: nobody "
+                f"knows which pictures of {self.folder.folder} show it"
+            )
+        files = self.folder.of("held")
+        drawn_of = [files[int(u * len(files))] for u in rng.uniform()]
+        x_0 = [self.folder.read(path)[None].to(self.device) for path in drawn_of]
+        return torch.cat([self.generator.encode(x) for x in x_0])
 
     def images(self, split: Split, count: int) -> Iterator[Shown]:
-        """Pictures of noise: stages of a search cost by them what they do by others."""
+        """Pictures of the folder; without, of noise, by which a search costs what it does by any.
+
+        Raises:
+            ValueError: if the folder has fewer.
+        """
+        if self.folder is not None:
+            yield from self.folder.shown(split, count)
+            return
         for start in range(0, count, AT_ONCE):
             rows = min(AT_ONCE, count - start)
             rng = torch.Generator().manual_seed(derive(0, "images", split, start))
@@ -115,10 +189,12 @@ class FullWorld(World):
         """With LoRA on all attention."""
         return lora.adapted(self.generator, rank, seed=seed)
 
+    @torch.no_grad()
     def pictures(self, z_0: Tensor) -> Tensor | None:
-        """None: random weights draw noise."""
-        del z_0
-        return None
+        """Decoded, (B, 3, H, W) in [-1, 1]; None of random weights, which draw noise."""
+        if not self.parts.trained:
+            return None
+        return torch.cat([self.generator.decode(z) for z in z_0.split(1)]).clamp(-1, 1)
 
     def seen(self, z_0: Tensor) -> Tensor:
         """The latents themselves, (B, D)."""

@@ -1,0 +1,222 @@
+"""Files of published weights, from the hub or from a folder of copies.
+
+    the hub     its cache; a revision is pinned, and a file there is what its name says
+    a folder    ROOT/<owner>/<name>/..., each with a SHA256SUMS of the form that sha256sum writes
+
+A file of a folder is compared with its digest once, and again whenever its size or time changes.
+"""
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from bench.worlds.full.sources import Source
+from stitchvm.saved import put
+
+SUMS, COMPARED = "SHA256SUMS", ".compared.json"
+CHUNK = 1 << 22  # bytes
+HUB_COPIES = ".cache"  # what huggingface_hub keeps beside files that it writes to a folder
+INCOMPLETE = ".incomplete"
+TWICE = "*.fp16*"  # the same weights, rounded
+
+
+class Files(ABC):
+    """Where the files of sources are."""
+
+    @abstractmethod
+    def folder(self, source: Source) -> Path:
+        """The folder that holds a source's files, whole.
+
+        Raises:
+            FileNotFoundError: if a file is missing and cannot be had.
+            ValueError: if access is refused, or a file is not what it should be.
+        """
+
+    @abstractmethod
+    def identity(self, source: Source) -> str:
+        """Which files these are; of what cannot be had, that it is absent."""
+
+
+class Hub(Files):
+    """The hub's cache; what is not there is downloaded."""
+
+    def folder(self, source: Source) -> Path:
+        """The snapshot of a source's revision."""
+        return download(source)
+
+    def identity(self, source: Source) -> str:
+        """Repository and commit."""
+        return f"{source.repo}@{source.revision or 'newest'}"
+
+
+class Copies(Files):
+    """A folder of copies.
+
+    Args:
+        root: The folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise FileNotFoundError(
+                f"expected weights to be random, hub, or a folder of copies, got {str(root)!r}, "
+                f"which is no folder"
+            )
+        self.root = root
+
+    def folder(self, source: Source) -> Path:
+        """ROOT/<owner>/<name>, once all files in it are known to be what its digests say."""
+        folder = self.root / source.repo
+        sums = listed(folder)
+        for pattern in source.files:
+            if "*" not in pattern and pattern not in sums:
+                raise FileNotFoundError(f"expected {pattern} in {folder}, got none in {SUMS}")
+        compare(folder, sums)
+        return folder
+
+    def identity(self, source: Source) -> str:
+        """Repository, and digest of its digests."""
+        if not (self.root / source.repo).is_dir():
+            return f"{source.repo} absent"
+        sums = listed(self.root / source.repo)
+        text = "\n".join(f"{digest}  {name}" for name, digest in sorted(sums.items()))
+        return f"{source.repo}#{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def files_of(weights: str) -> Files:
+    """What a world's `weights` stand for: `hub`, or a folder.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    return Hub() if weights == "hub" else Copies(Path(weights))
+
+
+def download(source: Source, to: Path | None = None) -> Path:
+    """A source's files from the hub, in its cache or in a folder; what is there already stays.
+
+    Raises:
+        FileNotFoundError: if they are neither there nor to be had: no connection.
+        ValueError: if access is refused, or there is no such repository or revision.
+    """
+    from huggingface_hub import errors, snapshot_download  # noqa: PLC0415 - slow
+
+    page = f"https://huggingface.co/{source.repo}"
+    given: dict[str, Any] = {} if to is None else {"local_dir": to}
+    try:
+        return Path(
+            snapshot_download(
+                source.repo,
+                revision=source.revision,
+                allow_patterns=[*source.files],
+                ignore_patterns=[TWICE],
+                **given,
+            )
+        )
+    except errors.GatedRepoError:
+        raise ValueError(
+            f"expected access to {source.repo}, got none: accept its licence ({source.licence}) "
+            f"at {page}, then log in with `hf auth login`"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ValueError(
+            f"expected revision {source.revision} of {page}, got no such revision"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ValueError(
+            f"expected a repository at {page}, got none, or none that this login may see"
+        ) from None
+    except errors.HfHubHTTPError as error:
+        raise ValueError(f"expected {page} to answer, got {error}") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
+        raise FileNotFoundError(
+            f"expected {source.repo} in the hub's cache, or a connection, got neither: fetch it "
+            f"where there is one by `stitchbench weights get`, and name its folder as weights"
+        ) from None
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """Digests by file, as SHA256SUMS of a folder lists them.
+
+    Raises:
+        FileNotFoundError: if there is no such list.
+        ValueError: for a line that sha256sum would not write.
+    """
+    file = folder / SUMS
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"expected {file}, got none: `stitchbench weights sum {folder}` writes it for files "
+            f"that you trust"
+        )
+    found = {}
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        digest, _, name = line.partition("  ")
+        if len(digest) != hashlib.sha256().digest_size * 2 or not name:
+            raise ValueError(f"expected a digest and a file in line {number} of {file}: {line!r}")
+        found[name] = digest
+    return found
+
+
+def write_sums(folder: Path) -> dict[str, str]:
+    """Write SHA256SUMS of all files of a folder, and return it.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no file in it.
+        ValueError: if a download in it has not ended.
+    """
+    hidden = {SUMS, COMPARED}
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in hidden
+    )
+    if half := [name for name in names if name.endswith(INCOMPLETE)]:
+        raise ValueError(f"expected whole files in {folder}, got {half[0]}, half-downloaded")
+    names = [name for name in names if not name.startswith(f"{HUB_COPIES}/")]
+    if not names:
+        raise FileNotFoundError(f"expected files in {folder}, got none")
+    sums = {name: _digest(folder / name) for name in names}
+    text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    put(folder / SUMS, text.encode())
+    return sums
+
+
+def compare(folder: Path, sums: dict[str, str], *, again: bool = False) -> None:
+    """Refuse files that are not what their digests say.
+
+    Args:
+        folder: Where they are.
+        sums: Digests by file.
+        again: Also those that were compared before and have not changed since.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for one with another digest.
+    """
+    known = folder / COMPARED
+    before = json.loads(known.read_text()) if known.is_file() and not again else {}
+    now = {}
+    for name, digest in sums.items():
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"expected {path}, which {SUMS} lists, got no such file")
+        stat = path.stat()
+        now[name] = [digest, stat.st_size, stat.st_mtime_ns]
+        if before.get(name) != now[name] and (found := _digest(path)) != digest:
+            raise ValueError(f"expected {path} with digest {digest}, got {found}")
+    if now != before and os.access(folder, os.W_OK):
+        put(known, json.dumps(now).encode())
+
+
+def _digest(path: Path) -> str:
+    known = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            known.update(chunk)
+    return known.hexdigest()
