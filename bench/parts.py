@@ -28,14 +28,15 @@ def world_part(value: Any, registry: Mapping[str, Build]) -> Part:
     Raises:
         ValueError: if any of them does not resolve.
     """
-    from bench.prompts import build_of, listed  # noqa: PLC0415 - imports torch
+    from bench.datasets import PROMPTS  # noqa: PLC0415 - imports torch
+    from bench.prompts import build_of, listed  # noqa: PLC0415
 
     entry, parts = _entry(value, "world"), {}
     if "backbone" in entry:
         parts["backbone"] = part(entry.pop("backbone"), {}, "backbone")
     if isinstance(entry.get("prompts"), Mapping) or listed(entry.get("prompts")):
         of = _entry(entry.pop("prompts"), "prompts")
-        parts["prompts"] = _resolved(of, build_of(of["build"]), {}, "prompts")
+        parts["prompts"] = _resolved(of, build_of(of["build"]), PROMPTS, "prompts")
     found = _resolved(entry, resolve(entry["build"], registry, "world"), registry, "world")
     return found.model_copy(update={"parts": parts})
 

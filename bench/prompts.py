@@ -3,6 +3,7 @@
 list.txt          one a line; empty lines and those that begin with # do not count
 list.jsonl        one a line: a string, or a mapping with `prompt`
 list.py:build     what `build(world)` returns
+drawbench         a published benchmark's, with its `path`; so is geneval (`bench.datasets`)
 """
 
 import json
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.datasets import PROMPTS
 from bench.resolve import resolve
 from stitchvm.world import World
 
@@ -18,7 +20,9 @@ LISTS = (".txt", ".jsonl")
 
 def listed(name: Any) -> bool:
     """Whether a world's `prompts` name a list: no count, and no set of the world's own."""
-    return isinstance(name, str) and (":" in name or Path(name).suffix in {*LISTS, ".py"})
+    if not isinstance(name, str):
+        return False
+    return name in PROMPTS or ":" in name or Path(name).suffix in {*LISTS, ".py"}
 
 
 def build_of(name: str) -> Callable[..., Sequence[str]]:
@@ -29,7 +33,7 @@ def build_of(name: str) -> Callable[..., Sequence[str]]:
     """
     path = Path(name).expanduser()
     if path.suffix not in LISTS:
-        return resolve(name, {}, "prompts")
+        return resolve(name, PROMPTS, "prompts")
     if not path.is_file():
         raise ValueError(f"expected a list of prompts at {path}, found no file")
 

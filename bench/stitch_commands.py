@@ -39,8 +39,8 @@ arms = click.option(
 )
 pictures = click.option(
     "--pictures",
-    type=click.Path(path_type=Path),
-    help="Folder of images to use instead of the world's own.",
+    metavar="FOLDER|ADDRESS",
+    help="Images to use instead of the world's own: a folder, or hub:OWNER/NAME@COMMIT[:SPLIT].",
 )
 picks = click.option(
     "--pick", "chosen", default="cheap", show_default=True, help='paper, cheap or "i,j".'
@@ -89,11 +89,11 @@ def search(  # noqa: PLR0913 - one for each option
     ridge: float,
     source: Literal["pixels", "latents"],
     seed: int,
-    pictures: Path | None,
+    pictures: str | None,
     out: Path | None,
 ) -> None:
     """Fit every pair of blocks (i, j) in one pass; print the losses and keep the picks."""
-    from bench.images import of_world  # noqa: PLC0415 - slow to import
+    from bench.datasets.hub import images_of  # noqa: PLC0415 - slow to import
     from bench.stitching import find  # noqa: PLC0415
     from bench.worlds import named  # noqa: PLC0415
     from stitchvm.search import Settings  # noqa: PLC0415
@@ -101,7 +101,7 @@ def search(  # noqa: PLR0913 - one for each option
     folder = _where(world, out) / reward / f"search-{trunk}"
     settings = Settings(source=source, ridge=ridge, seed=seed)
     made = named(world)
-    images = of_world(made, pictures)
+    images = images_of(made, pictures)
     found = find(made, reward, folder, settings, probes=probes, trunk=trunk, images=images)
     click.echo(" i  j      loss  normalised     R2   held: loss  normalised     R2    MFLOP")
     for p in found.pairs:
@@ -136,7 +136,7 @@ def tune(  # noqa: PLR0913 - one for each option
     steps: int,
     batch: int,
     images: int,
-    pictures: Path | None,
+    pictures: str | None,
     threads: int,
     out: Path | None,
 ) -> None:
@@ -195,7 +195,7 @@ def train(  # noqa: PLR0913 - one for each option
     average: float | None,
     batch: int,
     images: int,
-    pictures: Path | None,
+    pictures: str | None,
     threads: int,
     out: Path | None,
 ) -> None:
@@ -284,18 +284,16 @@ def export(folder: Path, to: Path) -> None:
     click.echo(f"in {to}")
 
 
-def _workshop(
-    world: str, out: Path | None, count: int, pictures: Path | None, threads: int
-) -> Any:
+def _workshop(world: str, out: Path | None, count: int, pictures: str | None, threads: int) -> Any:
     import torch  # noqa: PLC0415
 
-    from bench.images import of_world  # noqa: PLC0415
+    from bench.datasets.hub import images_of  # noqa: PLC0415
     from bench.stitching import Workshop  # noqa: PLC0415
     from bench.worlds import named  # noqa: PLC0415
 
     torch.set_num_threads(threads)
     made = named(world)
-    return Workshop(made, _where(world, out), of_world(made, pictures), count)
+    return Workshop(made, _where(world, out), images_of(made, pictures), count)
 
 
 def _tell(told: Iterable[Any]) -> None:
