@@ -48,8 +48,10 @@ def export(
 
     Raises:
         ValueError: if the store has no kept samples, a world has no pictures, or a prompt has no
-            metadata.
+            metadata; or if the folder is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"expected a folder for the pictures, got the file {folder}")
     worlds: dict[str, World] = {}
     none = True
     for record in store.latest().values():

@@ -152,6 +152,15 @@ def test_captions_of_every_layout_are_true_of_their_images(tmp_path, layout):
     assert seen(few).shape == (1, 3)
 
 
+def test_captions_keep_what_only_looks_like_the_end_of_a_line(tmp_path):
+    odd = "a\x85cat\u2028 here"
+    flickr(tmp_path, "results_20130124.token", f"0.jpg#0\t{odd}\r\n1.jpg#0\ta dog\r\n\r\n")
+    assert datasets.evaluation("flickr30k", tmp_path, SIDE).texts == ["a cat here", "a dog"]
+    (tmp_path / "results_20130124.token").unlink()
+    write(tmp_path / "captions.txt", f'image,caption\r\n0.jpg,"{odd}"\r\n1.jpg,"a\r\ndog"\r\n')
+    assert datasets.evaluation("flickr30k", tmp_path, SIDE).texts == ["a cat here", "a dog"]
+
+
 def test_images_are_decoded_when_they_are_asked_for(tmp_path, monkeypatch):
     coco(tmp_path)
     monkeypatch.setattr(pictures, "AT_ONCE", 1)
@@ -607,6 +616,11 @@ def test_what_is_no_list_or_has_no_address_is_refused(tmp_path):
     gone = get("ava", "--from", tmp_path / "none", "--to", tmp_path)
     assert gone.exit_code == 2
     assert "found none" in gone.output
+    (tmp_path / "file").write_text("")
+    ava(tmp_path / "from")
+    full = get("ava", "--from", tmp_path / "from" / "AVA.txt", "--to", tmp_path / "file")
+    assert full.exit_code == 2
+    assert "expected a folder to write to" in full.output
     bad = get("hpdv2", "--from", "hub:a/b@main", "--to", tmp_path)
     assert "expected hub:OWNER/NAME@REVISION/FILE" in bad.output
     shown = CliRunner().invoke(cli, ["data", "ls"]).output

@@ -162,6 +162,13 @@ def said(result):
     return re.sub(r"\s+", " ", re.sub(r"[│╭╮╰╯─]", " ", result.output))
 
 
+def test_pictures_need_a_folder(store, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = call("export", store.path, "--to", tmp_path / "file")
+    assert result.exit_code == 2
+    assert "expected a folder for the pictures" in said(result)
+
+
 def test_what_has_no_pictures_is_refused(tmp_path):
     for name, settings in {"bare": {"keep": False}, "blind": {"seen": False}}.items():
         (tmp_path / name).mkdir()

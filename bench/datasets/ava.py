@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from bench.datasets.captions import first
-from bench.datasets.files import text
+from bench.datasets.files import lines
 from bench.datasets.pictures import Pictures, folder_of
 from stitchvm.evaluation import Ratings
 
@@ -29,8 +29,9 @@ def ratings(path: Path) -> dict[str, float]:
         ValueError: for a line of another form, an id that stands twice, or one nobody rated.
     """
     found: dict[str, float] = {}
-    for k, line in enumerate(text(path).splitlines(), 1):
-        fields = line.split()
+    for k, line in enumerate(lines(path), 1):
+        if not (fields := line.split()):
+            continue
         if len(fields) != FIELDS or not all(field.isdigit() for field in fields):
             raise ValueError(f"{path}:{k}: expected {FIELDS} counts and ids, got {line[:60]!r}")
         name, counts = fields[1], [int(field) for field in fields[2 : 2 + len(GRADES)]]

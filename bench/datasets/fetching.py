@@ -112,10 +112,13 @@ def fetch(name: str, to: Path, source: str | None = None) -> Path:
             f"another version"
         )
     _refuse_broken(wanted, data, source)
-    to.mkdir(parents=True, exist_ok=True)
     sums = json.dumps(known | {wanted.file: got}, indent=1, sort_keys=True)
-    commit(to / wanted.file, data)
-    commit(to / SUMS, f"{sums}\n".encode())
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        commit(to / wanted.file, data)
+        commit(to / SUMS, f"{sums}\n".encode())
+    except OSError as error:
+        raise ValueError(f"expected a folder to write to, got {to}: {error.strerror}") from error
     return to / wanted.file
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,15 @@ def text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"expected text in {path}, got {error}") from None
+
+
+def lines(path: Path) -> list[str]:
+    """Lines of a text file: other characters that end lines may stand in what people wrote.
+
+    Raises:
+        ValueError: as `text` does.
+    """
+    return [line.removesuffix("\r") for line in text(path).split("\n")]
 
 
 def sha256(data: bytes) -> str:
@@ -68,7 +78,7 @@ def parsed_lines(path: Path, form: TypeAdapter[T]) -> list[T]:
     """
     found = [
         formed(form, _json(line, f"{path}:{k}"), f"{path}:{k}")
-        for k, line in enumerate(text(path).splitlines(), 1)
+        for k, line in enumerate(lines(path), 1)
         if line.strip()
     ]
     if not found:
@@ -82,7 +92,7 @@ def table(path: Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[
     Raises:
         ValueError: if a column is missing, or a row is cut off.
     """
-    rows = csv.reader(text(path).splitlines(keepends=True), delimiter=delimiter, strict=True)
+    rows = csv.reader(io.StringIO(text(path), newline=""), delimiter=delimiter, strict=True)
     try:
         named = [name.strip() for name in next(rows, [])]
         if missing := [name for name in columns if name not in named]:

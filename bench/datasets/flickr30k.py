@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from bench.datasets.captions import Captioned, Read, gathered, karpathy, retrieval
-from bench.datasets.files import table, text
+from bench.datasets.files import lines, table
 from stitchvm.evaluation import Retrieval
 
 FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "Images", "")
@@ -31,7 +31,9 @@ def tokens(path: Path) -> list[Captioned]:
 
 
 def _tokens(path: Path) -> Iterator[tuple[str, str]]:
-    for k, line in enumerate(text(path).splitlines(), 1):
+    for k, line in enumerate(lines(path), 1):
+        if not line:
+            continue
         place, tab, caption = line.partition("\t")
         file, sharp, _ = place.rpartition("#")
         if not (tab and sharp):
