@@ -292,22 +292,22 @@ def answer(kind):
 
 
 @pytest.mark.parametrize(
-    ("raised", "message", "error"),
+    ("raised", "message"),
     [
-        (answer(errors.GatedRepoError), "accept its licence (Stability AI Community)", ValueError),
-        (answer(errors.RevisionNotFoundError), "got no such revision", ValueError),
-        (answer(errors.RepositoryNotFoundError), "that this login may see", ValueError),
-        (answer(errors.HfHubHTTPError), "to answer, got refused", ValueError),
-        (errors.LocalEntryNotFoundError("offline"), "or a connection, got neither", OSError),
-        (errors.OfflineModeIsEnabled("offline"), "or a connection, got neither", OSError),
+        (answer(errors.GatedRepoError), "its licence (Stability AI Community) must be accepted"),
+        (answer(errors.RevisionNotFoundError), "it has no revision 'b940f670"),
+        (answer(errors.RepositoryNotFoundError), "there is none of that name, or it is private"),
+        (answer(errors.HfHubHTTPError), "the hub refused"),
+        (errors.LocalEntryNotFoundError("offline"), "the hub is out of reach"),
+        (errors.OfflineModeIsEnabled("offline"), "the hub is out of reach"),
     ],
 )
-def test_what_the_hub_refuses_is_said(monkeypatch, raised, message, error):
+def test_what_the_hub_refuses_is_said(monkeypatch, raised, message):
     def snapshot(*_, **__):
         raise raised
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    with refused(message, error):
+    with refused(message):
         download(sources.GENERATORS["sd35-medium"])
 
 
@@ -317,7 +317,7 @@ def test_the_hub_cannot_be_reached_and_nothing_is_written(tmp_path, monkeypatch)
         cli, ["weights", "get", "sd35-medium", "--to", str(tmp_path / "copies")]
     )
     assert done.exit_code == 2
-    assert "or a connection, got neither" in done.output
+    assert "the hub is out of reach" in done.output
     assert not list(tmp_path.rglob(SUMS))
 
 

@@ -329,9 +329,9 @@ def test_another_generator_or_reward_is_refused(world, shipped, reward):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (GatedRepoError, "expected access to me/mine at revision v1, got a gated model: accept"),
-        (RepositoryNotFoundError, "expected a local folder, or me/mine at revision v1 on the hub"),
-        (RevisionNotFoundError, "expected a local folder, or me/mine at revision v1 on the hub"),
+        (GatedRepoError, "the model me/mine of the hub, got none: its terms must be accepted"),
+        (RepositoryNotFoundError, "the model me/mine of the hub, got none: there is none of that"),
+        (RevisionNotFoundError, "me/mine of the hub, got none: it has no revision 'v1'"),
     ],
 )
 def test_a_hub_that_refuses_is_named(kind, said, load, monkeypatch):
@@ -339,16 +339,16 @@ def test_a_hub_that_refuses_is_named(kind, said, load, monkeypatch):
         raise kind("it says no", response=SimpleNamespace(headers={}, request=None))
 
     monkeypatch.setattr(download, "snapshot_download", refuse)
-    with pytest.raises(FileNotFoundError, match=said):
+    with pytest.raises(ValueError, match=said):
         load("me/mine", revision="v1")
 
 
 def test_a_hub_that_is_not_asked_has_nothing(load, tmp_path):
-    said = "expected a local folder, or me/mine on the hub, got neither: the hub was not asked"
-    with pytest.raises(FileNotFoundError, match=said):
+    said = "expected the model me/mine of the hub, got none: the hub is out of reach"
+    with pytest.raises(ValueError, match=said):
         load("me/mine", cache_dir=tmp_path, local_files_only=True)
     assert not any(tmp_path.rglob("*.safetensors"))
-    with pytest.raises(FileNotFoundError, match="or a model's id on the hub, such as user/name"):
+    with pytest.raises(ValueError, match="neither a folder nor a name such as OWNER/NAME"):
         load(tmp_path / "nowhere" / "at" / "all", local_files_only=True)
     with pytest.raises(FileNotFoundError, match=f"saved value model in {tmp_path}, got no stitch"):
         load(tmp_path)

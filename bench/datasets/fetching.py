@@ -17,9 +17,9 @@ from typing import Any
 from bench.datasets import ava, captions, drawbench, geneval, hpdv2, imagereward
 from bench.datasets.files import SUMS, recorded, sha256
 from bench.datasets.hub import PREFIX
-from bench.datasets.refusals import from_the_hub
 from bench.resolve import UnknownName
 from bench.store import commit
+from stitchvm.models.refusals import from_the_hub
 
 PATIENCE = 60.0  # seconds without an answer
 RAW = "https://raw.githubusercontent.com"
@@ -172,5 +172,5 @@ def _cached(source: str) -> Path:
     revision, slash, file = rest.partition("/")
     if not (at and slash and revision and file):
         raise ValueError(f"expected hub:OWNER/NAME@REVISION/FILE, got {source!r}")
-    with from_the_hub(name, revision):
+    with from_the_hub(name, revision, "data set"):
         return Path(hf_hub_download(name, file, repo_type="dataset", revision=revision))

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from bench.datasets.pictures import square
-from bench.datasets.refusals import from_the_hub
 from bench.images import HELD_EVERY, FolderImages, Images, of_world
 from stitchvm.backbone import NULL
+from stitchvm.models.refusals import from_the_hub
 from stitchvm.world import Shown, Split, World
 
 PREFIX = "hub:"
@@ -100,7 +100,7 @@ class HubImages(Images):
         """Rows of the whole data set, their images as they are stored."""
         datasets, match = _package(self.address), ADDRESS.fullmatch(self.address)
         assert match is not None  # checked when it was made
-        with from_the_hub(match["name"], match["commit"]):
+        with from_the_hub(match["name"], match["commit"], "data set"):
             found = datasets.load_dataset(
                 match["name"],
                 revision=match["commit"],

@@ -6,13 +6,8 @@ Pickles, which may run anything when they are read, are neither downloaded nor o
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
 
+from stitchvm.models.refusals import from_the_hub
 from stitchvm.stitch import CONFIG
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -36,14 +31,12 @@ def locate(
         local_files_only: Whether to ask nobody for what is not in it.
 
     Raises:
-        FileNotFoundError: if there is neither such a folder nor such a model, or the hub does not
-            answer or does not give it out.
-        ValueError: for a file, or a folder of pickles.
+        ValueError: if there is neither such a folder nor such a model, or the hub does not answer
+            or does not give it out; for a file, or a folder of pickles.
     """
     if _local(Path(folder)):
         return Path(folder)
-    named = str(folder) if revision is None else f"{folder} at revision {revision}"
-    try:
+    with from_the_hub(str(folder), revision):
         return Path(
             snapshot_download(
                 str(folder),
@@ -54,24 +47,6 @@ def locate(
                 allow_patterns=[CONFIG, "*.safetensors"],
             )
         )
-    except HFValidationError as error:
-        raise FileNotFoundError(
-            f"expected a local folder or a model's id on the hub, such as user/name, got {folder}"
-        ) from error
-    except GatedRepoError as error:
-        raise FileNotFoundError(
-            f"expected access to {named}, got a gated model: accept its terms on the hub and log "
-            f"in with `hf auth login`"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"expected a local folder, or {named} on the hub, got neither: the hub was not asked "
-            f"or did not answer, and nothing was downloaded before ({error})"
-        ) from error
-    except HfHubHTTPError as error:
-        raise FileNotFoundError(
-            f"expected a local folder, or {named} on the hub, got neither: {error}"
-        ) from error
 
 
 def _local(path: Path) -> bool:

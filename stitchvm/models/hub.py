@@ -97,9 +97,10 @@ class HubStitched(
             local_files_only: Whether to ask nobody for what is not in it.
 
         Raises:
-            FileNotFoundError: if the folder or a file of it is missing, or the hub cannot be
-                reached, has no such model or revision, or does not give it out.
-            ValueError: for a pickle, which is never opened; see `Stitched.from_pretrained`.
+            FileNotFoundError: if a file of the folder is missing.
+            ValueError: if there is no such folder and the hub cannot be reached, has no such model
+                or revision, or does not give it out; for a pickle, which is never opened; see
+                `Stitched.from_pretrained`.
         """
         place = locate(
             folder,

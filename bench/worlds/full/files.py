@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.worlds.full.sources import Source
+from stitchvm.models.refusals import from_the_hub
 from stitchvm.saved import put
 
 SUMS, COMPARED = "SHA256SUMS", ".compared.json"
@@ -102,14 +103,12 @@ def download(source: Source, to: Path | None = None) -> Path:
     """A source's files from the hub, in its cache or in a folder; what is there already stays.
 
     Raises:
-        FileNotFoundError: if they are neither there nor to be had: no connection.
-        ValueError: if access is refused, or there is no such repository or revision.
+        ValueError: if they are neither there nor to be had: see `from_the_hub`.
     """
-    from huggingface_hub import errors, snapshot_download  # noqa: PLC0415 - slow
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow
 
-    page = f"https://huggingface.co/{source.repo}"
     given: dict[str, Any] = {} if to is None else {"local_dir": to}
-    try:
+    with from_the_hub(source.repo, source.revision, terms=f"its licence ({source.licence})"):
         return Path(
             snapshot_download(
                 source.repo,
@@ -119,26 +118,6 @@ def download(source: Source, to: Path | None = None) -> Path:
                 **given,
             )
         )
-    except errors.GatedRepoError:
-        raise ValueError(
-            f"expected access to {source.repo}, got none: accept its licence ({source.licence}) "
-            f"at {page}, then log in with `hf auth login`"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise ValueError(
-            f"expected revision {source.revision} of {page}, got no such revision"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise ValueError(
-            f"expected a repository at {page}, got none, or none that this login may see"
-        ) from None
-    except errors.HfHubHTTPError as error:
-        raise ValueError(f"expected {page} to answer, got {error}") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError):
-        raise FileNotFoundError(
-            f"expected {source.repo} in the hub's cache, or a connection, got neither: fetch it "
-            f"where there is one by `stitchbench weights get`, and name its folder as weights"
-        ) from None
 
 
 def listed(folder: Path) -> dict[str, str]:

@@ -2,41 +2,52 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
-PAGE = "https://huggingface.co/datasets"
+HUB = "https://huggingface.co"
+FOLDERS = {"model": "", "data set": "datasets/"}  # of the hub's pages
 
 
 @contextmanager
-def from_the_hub(name: str, revision: str) -> Iterator[None]:
-    """Says in a sentence what the hub's errors mean for a data set.
+def from_the_hub(
+    name: str,
+    revision: str | None,
+    kind: Literal["model", "data set"] = "model",
+    terms: str = "its terms",
+) -> Iterator[None]:
+    """Says in a sentence what the hub's errors mean for a model or a data set.
 
     Args:
         name: OWNER/NAME.
-        revision: A commit, branch or tag.
+        revision: A commit, branch or tag; None for the newest.
+        kind: What it is.
+        terms: What must be accepted where it is gated.
 
     Raises:
         ValueError: for every one of them.
     """
     from huggingface_hub import errors  # noqa: PLC0415 - slow to import
 
+    page = f"{HUB}/{FOLDERS[kind]}{name}"
     offline = (
-        f"the hub is out of reach, or offline mode is set: get the files from {PAGE}/{name} on "
-        f"another machine and name them by their path"
+        f"the hub is out of reach, or offline mode is set: get the files from {page} on another "
+        f"machine and name them by their path"
     )
     # The first that fits: a gated one is also a missing one, a local one also a missing file.
     reasons: dict[type[Exception], str] = {
         errors.GatedRepoError: (
-            f"its terms must be accepted: do so on {PAGE}/{name}, then `hf auth login`"
+            f"{terms} must be accepted: do so on {page}, then `hf auth login`"
         ),
         errors.RepositoryNotFoundError: (
             "there is none of that name, or it is private: `hf auth login` as one who may read it"
         ),
         errors.RevisionNotFoundError: f"it has no revision {revision!r}",
+        errors.HFValidationError: "it is neither a folder nor a name such as OWNER/NAME",
         errors.LocalEntryNotFoundError: offline,
         errors.OfflineModeIsEnabled: offline,
         errors.EntryNotFoundError: f"revision {revision!r} has no such file",
         errors.HfHubHTTPError: "the hub refused",
-        FileNotFoundError: f"it is not there, or its terms must be accepted on {PAGE}/{name}",
+        FileNotFoundError: f"it is not there, or {terms} must be accepted on {page}",
         errors.HfHubHTTPError.__bases__[
             0
         ]: "the connection broke off: try again",  # any transport's
@@ -48,5 +59,5 @@ def from_the_hub(name: str, revision: str) -> Iterator[None]:
         why = next(text for kind, text in reasons.items() if isinstance(error, kind))
         said = f"{error}".strip().partition("\n")[0]
         raise ValueError(
-            f"expected the data set {name} of the hub, got none: {why} ({said})"
+            f"expected the {kind} {name} of the hub, got none: {why} ({said})"
         ) from error
