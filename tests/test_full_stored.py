@@ -10,6 +10,7 @@ import torch
 from click.testing import CliRunner
 from huggingface_hub import errors
 from PIL import Image
+from test_datasets import ava, coco
 from test_models_generators import flux_pipeline, sd3_pipeline, tiny_decoder
 from test_models_open_clip import ARCHITECTURES, OpenClip
 from test_models_rewards import stack, tiny, tokenizer
@@ -24,6 +25,7 @@ from bench.worlds.full import BUILDS, sources, stored
 from bench.worlds.full.files import SUMS, Copies, download, write_sums
 from bench.worlds.full.world import FullWorld
 from stitchvm.backbone import NULL
+from stitchvm.evaluation import Ratings, Retrieval
 from stitchvm.models import aesthetic, open_clip
 from stitchvm.stitch import Stitched
 from stitchvm.streams import Streams
@@ -247,6 +249,19 @@ def test_a_value_model_is_made_and_judged_without_a_truth(copies, pictures, tmp_
     invoked("report", store)
     page = " ".join((store / "report" / "index.html").read_text().split())
     assert "errors are those against realised rewards, whose spread" in page
+
+
+def test_embeddings_are_tested_on_published_layouts(copies, tmp_path):
+    coco(tmp_path / "mscoco")
+    ava(tmp_path / "ava")
+    made = world("sd35-medium", copies, sets=str(tmp_path))
+    retrieval = made.evaluation(made.reward("clip"), 1)
+    assert {x.shape[1:] for x in retrieval.images()} == {(3, SIDE, SIDE)}
+    assert isinstance(retrieval, Retrieval)
+    assert isinstance(made.evaluation(made.reward("aesthetic"), 2), Ratings)
+    assert world("sd35-medium", copies).evaluation(made.reward("clip"), 1) is None
+    with refused("hpdv2"):
+        made.evaluation(made.reward("pick"), 1)
 
 
 # What goes wrong

@@ -19,7 +19,7 @@ Precision = Literal["bfloat16", "float16", "float32"]
 def build_of(model: str) -> Callable[..., "FullWorld"]:
     """The `build` of a model's world."""
 
-    def build(
+    def build(  # noqa: PLR0913 - one for each setting
         *,
         weights: str = "random",
         side: int = 1024,
@@ -27,6 +27,9 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
         blocks: int | None = None,
         pictures: str | None = None,
         models: str | None = None,
+        sets: str | None = None,
+        captions: Literal["mscoco", "flickr30k"] = "mscoco",
+        preferences: Literal["hpdv2", "imagereward"] = "hpdv2",
         device: str = "cpu",
     ) -> "FullWorld":
         """A world of full size, whose networks are made when they are first asked for.
@@ -39,6 +42,9 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
             blocks: The first ones of each stack alone, of random weights: to rehearse.
             pictures: A folder of clean images, every tenth of them held out.
             models: A folder of value models, as `stitchbench stitch train` leaves it.
+            sets: A folder of evaluation sets, each in a folder of its name, laid out as published.
+            captions: The set that embeddings of CLIP and DFN-CLIP retrieve from.
+            preferences: The set of pairs that HPSv2 and PickScore compare.
             device: Where to compute.
 
         Raises:
@@ -46,7 +52,7 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
             ValueError: for a side or a number of blocks that the model does not have.
         """
         with quietly():
-            from bench.worlds.full.world import FullWorld  # noqa: PLC0415 - slow: diffusers
+            from bench.worlds.full.world import Data, FullWorld  # noqa: PLC0415 - slow
 
         return FullWorld(
             model,
@@ -54,8 +60,7 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
             side=side,
             precision=precision,
             blocks=blocks,
-            pictures=pictures,
-            models=models,
+            data=Data(pictures, models, sets, captions, preferences),
             device=device,
         )
 

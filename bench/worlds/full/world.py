@@ -1,6 +1,7 @@
 """A generator and rewards of full size: with random weights, what costs are measured in."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import torch
 from torch import Tensor
 
 from bench.cell import digest
+from bench.datasets import evaluation
 from bench.images import FolderImages
 from bench.worlds.full import drawn
 from bench.worlds.full.files import files_of
 from bench.worlds.full.parts import Parts
 from stitchvm.backbone import NULL, Backbone, Prompts
+from stitchvm.evaluation import Evaluation
 from stitchvm.models import lora
 from stitchvm.models.pipeline import PipelineBackbone
 from stitchvm.reward import Reward
@@ -30,6 +33,33 @@ AT_ONCE = 8  # images
 MODEL = "model"  # what `stitch train` calls the folder of what it made
 
 
+@dataclass(frozen=True)
+class Data:
+    """What a world reads beside weights.
+
+    Attributes:
+        pictures: A folder of clean images; noise, or none, without.
+        models: A folder of value models, <reward>/<name>/model, as `stitch train` leaves it.
+        sets: A folder of evaluation sets, each in a folder of its name; see `bench.datasets`.
+        captions: The set that CLIP's embeddings retrieve from.
+        preferences: The set of pairs that preference rewards compare.
+    """
+
+    pictures: str | None = None
+    models: str | None = None
+    sets: str | None = None
+    captions: str = "mscoco"
+    preferences: str = "hpdv2"
+
+    def test(self, reward: str) -> str:
+        """The evaluation set of a reward."""
+        return {
+            "clip": self.captions,
+            "dfn": self.captions,
+            "aesthetic": "ava",
+        }.get(reward, self.preferences)
+
+
 class FullWorld(World):
     """A generator and rewards of a published model's shapes.
 
@@ -41,8 +71,7 @@ class FullWorld(World):
         side: Of pictures, in pixels.
         precision: Name of the generator's dtype, and of random rewards'.
         blocks: The first ones of each stack alone, of random weights.
-        pictures: A folder of clean images; noise, or none, without.
-        models: A folder of value models, <reward>/<name>/model, as `stitch train` leaves it.
+        data: What it reads beside weights.
         device: Where to compute.
 
     Raises:
@@ -61,8 +90,7 @@ class FullWorld(World):
         side: int,
         precision: str,
         blocks: int | None,
-        pictures: str | None,
-        models: str | None,
+        data: Data,
         device: str,
     ) -> None:
         shapes = drawn.config(model)
@@ -74,9 +102,9 @@ class FullWorld(World):
         self.parts = self._parts(weights)
         self.rewards = self.parts.rewards
         self.folder = None
-        if pictures is not None:
-            self.folder = FolderImages(Path(pictures), (side, side), device)
-        self.models = None if models is None else Path(models)
+        if data.pictures is not None:
+            self.folder = FolderImages(Path(data.pictures), (side, side), device)
+        self.data = data
         self.digest = self._digest(weights, precision)
         self._rewards: dict[str, Reward] = {}
 
@@ -139,11 +167,23 @@ class FullWorld(World):
 
     def trained(self, reward: Reward) -> dict[str, Path]:
         """Those of its folder of value models that are of a reward."""
-        name = next((name for name, known in self._rewards.items() if known is reward), None)
-        if self.models is None or name is None:
+        name = self.called(reward)
+        if self.data.models is None or name is None:
             return {}
-        found = sorted((self.models / name).glob(f"*/{MODEL}"))
+        found = sorted((Path(self.data.models) / name).glob(f"*/{MODEL}"))
         return {folder.parent.name: folder for folder in found}
+
+    def called(self, reward: Reward) -> str | None:
+        """The name of a reward; None for one that is not the world's."""
+        return next((name for name, known in self._rewards.items() if known is reward), None)
+
+    def evaluation(self, reward: Reward, items: int) -> Evaluation | None:
+        """The set of Table 5 that a reward's job is done on; None without `sets`."""
+        name = self.called(reward)
+        if self.data.sets is None or name is None:
+            return None
+        test = self.data.test(name)
+        return evaluation(test, Path(self.data.sets) / test, self.side, items, self.device)
 
     @torch.no_grad()
     def draw(self, c: Prompts, rng: Streams) -> Tensor:
