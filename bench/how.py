@@ -27,6 +27,8 @@ class How:
         processes: How many times each cell is measured, in turns, each in a process of its own;
             tables take what varies between them as the uncertainty of times.
         max_failures: Failed cells after which no other is started; None: any.
+        budget: Seconds that are to be spent: no cell is started that, by the longest so far,
+            would end later; None: any.
         unlock: Whether cells are taken from runners that seem to be at work on them.
         command: What was typed, for records to say how to repeat one cell.
     """
@@ -41,6 +43,7 @@ class How:
     rerun: Sequence[str] = ("failed",)
     processes: int = 1
     max_failures: int | None = None
+    budget: float | None = None
     unlock: bool = False
     command: str = "stitchbench run"
 

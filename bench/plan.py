@@ -10,7 +10,7 @@ from bench.part import JOINT, Part
 from bench.parts import part, parts_of, world_part
 from bench.protocols import PROTOCOLS
 from bench.resolve import UnknownName, resolve, weights_of
-from bench.suite import ALGORITHM, PARTS, Fields, Suite, combinations, validated
+from bench.suite import ALGORITHM, PARTS, Fields, Suite, combinations, load, validated
 
 if TYPE_CHECKING:
     from stitchvm.world import World
@@ -43,6 +43,13 @@ def plan(
     Raises:
         ValueError: for anything in the suite that does not resolve, before anything runs.
     """
+    if suite.suites:
+        asked: dict[str, Any] = {"changes": changes, "seed": seed, "quick": quick, "only": only}
+        return [
+            cell
+            for member in _members(suite)
+            for cell in plan(member, **asked, device=device, threads=threads)
+        ]
     shared: dict[str, Any] = {
         "seed": suite.seed if seed is None else seed,
         "device": device.partition(":")[0],
@@ -56,6 +63,20 @@ def plan(
     unique = {cell.id: cell for cell in cells}
     wanted = selector(only)
     return [cell for cell in _told_apart(unique.values(), bool(changes)) if wanted(cell)]
+
+
+def _members(suite: Suite) -> list[Suite]:
+    """The suites that a suite is made of.
+
+    Raises:
+        ValueError: if it has cells of its own, or one of them is made of suites.
+    """
+    if suite.axes or suite.include:
+        raise ValueError(f"suite {suite.name!r}: expected either suites or axes, got both")
+    members = [load(name) for name in suite.suites]
+    if nested := [member.name for member in members if member.suites]:
+        raise ValueError(f"suite {suite.name!r}: expected suites of cells, got {nested[0]!r}")
+    return members
 
 
 def _told_apart(cells: Iterable[Cell], changed: bool) -> list[Cell]:  # noqa: FBT001

@@ -76,7 +76,8 @@ def run(
     Returns:
         How many cells ended `ok`, all their attempts, with an `error` of any kind, or were there
         `before`; and, where there are any, how many were `skipped`, are `elsewhere`, with another
-        runner, or were `left` after too many failures.  Every cell counts once.
+        runner, or were `left` after too many failures or for want of time.  Every cell counts
+        once.
 
     Raises:
         ValueError: if the store cannot be written to, or there is no such device or cluster.
@@ -148,6 +149,7 @@ class _Runner:
         queue: What is to run.
         at_work: The cells that run, with when they began, by their attempt.
         elsewhere: What another runner is at work on.
+        longest: Seconds of the longest cell so far.
     """
 
     store: Store
@@ -159,10 +161,11 @@ class _Runner:
     queue: deque[Turn]
     at_work: dict[Path, tuple[Cell, float]] = field(default_factory=dict)
     elsewhere: list[Turn] = field(default_factory=list)
+    longest: float = 0.0
 
     def run(self) -> None:
         """Run all, and stop where asked to."""
-        self.total, self.ended = len(self.queue), 0
+        self.total, self.ended, self.began = len(self.queue), 0, time.perf_counter()
         try:
             self._drain()
             if not self.queue:  # what others were at work on may have been left by them
@@ -189,7 +192,15 @@ class _Runner:
                 self._end(ended)
 
     @property
+    def _late(self) -> bool:
+        """Whether a cell that takes as long as the longest would end after the budget."""
+        spent = time.perf_counter() - self.began
+        return self.how.budget is not None and spent + self.longest > self.how.budget
+
+    @property
     def _enough(self) -> bool:
+        if self._late:
+            return True
         if self.asked.times or self.how.max_failures is None:
             return self.asked.times > 0
         return list(self.outcomes.values()).count("error") >= self.how.max_failures
@@ -243,6 +254,7 @@ class _Runner:
         status, reason = record["status"], record["reason"]
         self._settle(cell, status if status in GOOD else "error")
         spent = time.perf_counter() - began
+        self.longest = max(self.longest, spent)
         self.tell(Progress(cell, self.ended, self.total, status, reason, spent))
         self.ended += 1
 

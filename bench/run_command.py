@@ -18,13 +18,15 @@ from bench.stale import stale
 from bench.statuses import GOOD, RERUNS
 from bench.store import Store
 from bench.stores import RUNS
+from bench.suite import Suite, load
 
 F = TypeVar("F", bound=Callable[..., Any])
 SUMMARY = {
     "skipped": "{} skipped",
     "elsewhere": "{} at work in another runner (--unlock takes them over)",
-    "left": "{} left after too many failures",
+    "left": "{} left, for which the same command goes on",
 }
+LEFT = 5  # exit code: nothing failed, and the time was too short for all
 
 
 def running(command: F) -> F:
@@ -61,6 +63,13 @@ def running(command: F) -> F:
         click.option(
             "--max-failures", type=click.IntRange(1), help="Start no cell after so many failures."
         ),
+        click.option(
+            "--for",
+            "budget",
+            metavar="TIME",
+            help="Start no cell that, by the longest so far, would end after 9min.",
+        ),
+        click.option("--anyway", is_flag=True, help="Run on a CPU what is meant for a GPU."),
         click.option("--unlock", is_flag=True, help="Take cells over from other runners."),
     ):
         command = option(command)
@@ -80,7 +89,9 @@ def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> N
     """Run what is missing of SUITE: a shipped suite's name or the path of a YAML file."""
     names = ("world", "changes", "only", "seed", "quick", "device", "threads")
     chosen = {name: options.pop(name) for name in names}
-    manner = _manner(**options)
+    anyway, manner = options.pop("anyway"), _manner(**options)
+    if not (anyway or chosen["quick"]):
+        expect_gpu(load(suite, chosen["world"]), chosen["device"])
     loaded, cells = planned(suite, **chosen)
     folder, ids = Store(store or RUNS / loaded.name), {cell.id for cell in cells}
     if manner["processes"] is None:
@@ -107,7 +118,22 @@ def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> N
     parts += [f"{counts['error']} failed"]
     parts += [words.format(counts[name]) for name, words in SUMMARY.items() if name in counts]
     click.echo(f"{', '.join(parts)}; records in {folder.path}")
-    ctx.exit(_show(folder, ids))
+    code = _show(folder, ids)
+    ctx.exit(LEFT if "left" in counts and counts["error"] == 0 else code)
+
+
+def expect_gpu(suite: Suite, device: str) -> None:
+    """Refuse a CPU where it would take days.
+
+    Raises:
+        ValueError: for a suite that is meant for a GPU.
+    """
+    if suite.for_gpu and device == "cpu":
+        raise ValueError(
+            f"expected --device cuda for {suite.name!r}, which is meant for {suite.where}, got "
+            f"cpu: `stitchbench run {suite.name} --quick` rehearses it here, `stitchbench predict "
+            f"{suite.name}` says what its steps will cost, and --anyway runs it all the same"
+        )
 
 
 def _show(store: Store, cells: set[str]) -> int:
@@ -122,7 +148,13 @@ def _show(store: Store, cells: set[str]) -> int:
 
 
 def _manner(
-    *, timeout: str | None, mem_limit: str | None, rerun: str, fail_fast: bool, **rest: Any
+    *,
+    timeout: str | None,
+    mem_limit: str | None,
+    budget: str | None,
+    rerun: str,
+    fail_fast: bool,
+    **rest: Any,
 ) -> dict[str, Any]:
     """Options as fields of `How`.
 
@@ -139,6 +171,7 @@ def _manner(
     return rest | {
         "limits": limits,
         "rerun": names,
+        "budget": None if budget is None else seconds(budget),
         "max_failures": 1 if fail_fast else rest["max_failures"],
     }
 

@@ -88,7 +88,11 @@ def _grids(task: str) -> Schema:
     lists = {name: {"type": "array", "items": value} for name, value in one.items()}
     return {
         "defaults": whole,
-        "quick": whole,
+        "quick": {  # of another name, bundles in place of an axis's
+            "type": "object",
+            "properties": one,
+            "additionalProperties": {"type": "array", "items": whole},
+        },
         "exclude": {"type": "array", "items": whole},
         "include": {"type": "array", "items": _object(several)},
         "axes": {  # of another name, an axis is made of bundles

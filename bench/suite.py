@@ -4,6 +4,7 @@
     bundles zip:     an axis whose values are mappings sets several fields at once
     include:         further grids, over the defaults; in them lists multiply
     exclude:         cells dropped: those that match all fields of an entry
+    suites:          others whose cells are this one's, in their order
 
 Values of `world`, `reward`, `estimator`, `algorithm`, and the members of `judges` and `metrics`
 are names, or mappings with `build`, an optional `name`, and settings; `file.py:build` and
@@ -52,7 +53,7 @@ class Suite(Model):
         name: Of the suite.
         about: What it shows, one sentence.
         minutes: Expected, see `where`.
-        where: What is enough to run it, in words.
+        where: What is enough to run it, in words; where they name a GPU, a CPU is refused.
         task: The protocol.
         isolation: `inline`, one warm worker whose timings are indicative, or `process`, a fresh
             process per cell.
@@ -62,7 +63,9 @@ class Suite(Model):
         axes: Name to values; see above.
         include: Further grids over the defaults: mappings of fields, where lists multiply.
         exclude: Mappings; a cell that matches all fields of one is dropped.
-        quick: Field values of `--quick`, over everything.
+        quick: Field values of `--quick`, over everything; bundles by the name of their axis stand
+            in place of the axis's.
+        suites: Names of others, each with its own defaults and quick form; it has no cells itself.
     """
 
     name: str
@@ -78,6 +81,12 @@ class Suite(Model):
     include: list[dict[str, Any]] = Field(default_factory=list)
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     quick: dict[str, Any] = Field(default_factory=dict)
+    suites: list[str] = Field(default_factory=list)
+
+    @property
+    def for_gpu(self) -> bool:
+        """Whether it takes a GPU to run it as it is."""
+        return "GPU" in self.where
 
 
 def shipped() -> dict[str, Path]:
@@ -147,11 +156,14 @@ def combinations(
         UnknownName: for a field nobody knows.
         ValueError: for an axis that is neither a field nor made of bundles.
     """
-    axes, known = {**suite.axes, **changes}, FIELDS[suite.task]
+    known = FIELDS[suite.task]
+    shortened = dict(suite.quick) if quick else {}
+    bundles = {name: shortened.pop(name) for name in suite.axes if name not in known
+               and name in shortened}  # fmt: skip
+    axes = {**suite.axes, **bundles, **changes}
     _known(changes, known)
     choices = [[_bundle(name, v, known) for v in values] for name, values in axes.items()]
     fixed = suite.defaults
-    shortened = suite.quick if quick else {}
     _known([*fixed, *shortened], known)
     grid = [fixed | _merged(parts) for parts in itertools.product(*choices)] if axes else []
     for extra in suite.include:

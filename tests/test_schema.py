@@ -51,7 +51,7 @@ def test_every_shipped_suite_is_valid(of_suite, name):
         ({"defaults": {"sigma": [0.5]}}, "'sigma' was unexpected"),
         ({"task": "value", "defaults": {"rank": 4}}, "'rank' was unexpected"),
         ({"task": "align", "defaults": {"replicates": 4}}, "'replicates' was unexpected"),
-        ({"quick": {"prompt": 3}}, "'prompt' was unexpected"),
+        ({"quick": {"prompt": 3}}, "3 is not of type 'array'"),
         ({"defaults": {"prompts": 1}}, "1 is less than the minimum of 2"),
         ({"defaults": {"latents": "date"}}, "'date' is not one of"),
         ({"axes": {"estimater": ["tweedie"]}}, "'tweedie' is not of type 'object'"),
