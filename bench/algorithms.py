@@ -77,10 +77,12 @@ class Algorithm(ABC):
 
     Attributes:
         particles: Starting latents per sample.
+        proposals: Draws from one transition, of which one is kept.
         tuned: Whether it has a strength.
     """
 
     particles: int = 1
+    proposals: int = 1
     tuned: bool = True
 
     @abstractmethod
@@ -107,6 +109,15 @@ class Algorithm(ABC):
         """Inverse temperature of the tilted target it aims at; None if it aims at none."""
         del setting, strength
         return None
+
+    def kinds(self, steps: int) -> dict[str, int]:
+        """How many steps of each kind of `bench.tasks.walks` a sample has; none where none is.
+
+        Args:
+            steps: Of the sampler.
+        """
+        del steps
+        return {}
 
 
 @dataclass(frozen=True)
@@ -213,6 +224,17 @@ class Steer(Algorithm):
         """That of the potentials."""
         return strength / setting.spread
 
+    def kinds(self, steps: int) -> dict[str, int]:
+        """Steps from latents whose value was asked, or that were proposals, and all others."""
+        weighed = set() if self.at is None else set(steps_at(steps, *self.at))
+        literal = set() if self.options["carry"] else {k - 1 for k in weighed}
+        begun = self.options["carry"] and weighed and self.options["potential"] == "difference"
+        start = {0} if begun or self.options["initial"] else set()
+        proposed = set(range(1, self.propose + 1)) if self.proposals > 1 else set()
+        asked = (weighed | literal | start) - proposed
+        plain = steps - len(asked) - len(proposed)
+        return {"step": plain, "asked": len(asked), "proposed": len(proposed), "end": 1}
+
     def run(self, setting: Setting, strength: float, z: Tensor, c: Prompts, rng: Streams) -> Made:
         """The particle of highest clean reward, or one drawn by weight, of each prompt."""
         plan = self.plan(setting, strength)
@@ -235,6 +257,10 @@ class Best(Algorithm):
 
     def check(self, setting: Setting) -> None:
         """Nothing to refuse."""
+
+    def kinds(self, steps: int) -> dict[str, int]:
+        """Plain steps, and the clean reward of all."""
+        return {"step": steps, "end": 1}
 
     def run(self, setting: Setting, strength: float, z: Tensor, c: Prompts, rng: Streams) -> Made:
         """The best of N of each prompt."""

@@ -193,6 +193,24 @@ class StepRow(Plain):
         return self
 
 
+class WalkRow(Plain):
+    """The kinds of steps that a sample of `align` is made of, beside an unsteered one."""
+
+    phase: Literal["walk"]
+    unit: str
+    kinds: dict[str, int]
+    kind_seconds: Spent
+    flops: dict[str, int]
+    peaks: dict[str, Peak]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for found in (self.kind_seconds, self.flops, self.peaks):
+            _holds(found, "unsteered", *self.kinds)
+        _alike(**self.kind_seconds)
+        return self
+
+
 class Point(Plain):
     """What a run of `train` had come to at a step."""
 
@@ -288,7 +306,7 @@ class _CostRows(BaseModel):
 
 
 class _AlignRows(BaseModel):
-    rows: list[Annotated[SamplesRow | ErrorRow | StepRow, Field(discriminator="phase")]]
+    rows: list[Annotated[SamplesRow | ErrorRow | StepRow | WalkRow, Field(discriminator="phase")]]
 
 
 class _TrainRows(BaseModel):
@@ -296,8 +314,8 @@ class _TrainRows(BaseModel):
 
     @model_validator(mode="after")
     def _ran(self) -> Self:
-        if self.rows and not any(row.phase in {"pilot", "run"} for row in self.rows):
-            raise ValueError("expected a run, got none")
+        if self.rows and not any(row.phase in {"pilot", "run", "cost"} for row in self.rows):
+            raise ValueError("expected a run or a timed step, got none")
         return self
 
 

@@ -5,6 +5,7 @@
     eval        the strength that was chosen, on prompts that nothing was chosen on
     error       the estimator against the truth, at latents on the way of unsteered samples
     cost        one guided step beside an unsteered one and beside classic DPS, in turns
+    walk        the kinds of steps that a sample of particles is made of, in turns
 
 The chosen strength has the highest target reward among those that show the prompt at most `slack`
 less often than unsteered samples do.  Trials go on beyond the ends while the best is at an end,
@@ -33,6 +34,7 @@ from bench.resolve import resolve
 from bench.tasks.outcome import Outcome, Phases
 from bench.tasks.steps import Steps
 from bench.tasks.value import batches
+from bench.tasks.walks import Walks
 from bench.tuning import chosen, mean_of, next_strength
 from bench.worlds import make as make_world
 from bench.worlds import reward_of
@@ -78,6 +80,9 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
     if protocol.rounds and isinstance(place.algorithm, Guide):
         with phases("timed"):
             outcome.rows += list(place.steps(place.algorithm).rows())
+    elif protocol.rounds and place.walks.kinds:
+        with phases("timed"):
+            outcome.rows.append(place.walks.row())
     outcome.phases = phases.summary()
     return outcome
 
@@ -169,6 +174,12 @@ class Place:
             self.world, self.reward, self.setting, guide, p.cfg, p.cost_batches, p.rounds,
             self.seed, self.calls,
         )  # fmt: skip
+
+    @property
+    def walks(self) -> Walks:
+        """The kinds of steps that its samples are made of, to be timed."""
+        p = self.protocol
+        return Walks(self.world, self.setting, self.algorithm, p.rounds, self.seed)
 
     def judged(self, outcome: Outcome) -> list[Row]:
         """Unsteered samples, trials, and the samples that count."""

@@ -1,4 +1,4 @@
-"""The tidy frame of `align` cells: one row per set of samples, and per timed step.
+"""The tidy frame of `align` cells: one row per set of samples, per timed step, per timed walk.
 
 Columns: `cell attempt suite ...`; the coordinates; `estimator_build`, `estimator.<setting>` and
 `algorithm.<setting>`; `phase` (unsteered tune, unsteered, tune, eval, cost); `strength`, `lam`,
@@ -6,7 +6,9 @@ the `spread` whose inverse is the unit of strengths; `chosen` and `interior` of 
 with `_lo`, `_hi` and `_by_prompt`, and their interquartile means, `_iqm`; `seconds` a sample and
 `calls_<kind>`; of timed steps `batch`, `step_seconds`, ratios `over_unsteered` and `over_classic`
 with intervals, those of FLOPs and of peak bytes, and `stage_<stage>`, the seconds of a stage over
-those of an unsteered step.
+those of an unsteered step.  Of walks the seconds of a whole sample of `steps` are put together
+from its kinds of steps: `walk_seconds`, `over_unsteered`, and of each kind its median seconds,
+`kind_<kind>`, and how many a sample has, `count_<kind>`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -86,6 +88,9 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if row["phase"] == "cost":
             yield shared | {"phase": "cost"} | _step(row)
             continue
+        if row["phase"] == "walk":
+            yield shared | {"phase": "walk"} | _walk(row, spec["protocol"]["steps"])
+            continue
         mine = row["phase"] == "tune" and row["strength"] in final
         inside = bool(tried) and tried[0] < row["strength"] < tried[-1] if mine else None
         judged_by = {
@@ -138,6 +143,25 @@ def _step(row: dict[str, Any]) -> dict[str, Any]:
     found["gflop"] = row["flops"]["guided"] / 1e9
     found |= {f"calls_{kind}": number for kind, number in row["calls"].items()}
     return found | _stages(row.get("stages", {}))
+
+
+def _walk(row: dict[str, Any], steps: int) -> dict[str, Any]:
+    """A whole steered sample beside an unsteered one, put together from kinds of steps."""
+    sample, plain = row["kinds"], {"unsteered": steps}
+    spent, others = (repeats.of(row, partial(_of_kinds, kinds=kinds)) for kinds in (sample, plain))
+    flops = [sum(n * row["flops"][kind] for kind, n in kinds.items()) for kinds in (sample, plain)]
+    found: dict[str, Any] = {"unit": row["unit"], "gflop": flops[0] / 1e9}
+    found |= spread("walk_seconds", repeats.seconds(spent))
+    found |= spread("over_unsteered", repeats.ratio(spent, others))
+    found["over_unsteered_flops"] = flops[0] / flops[1]
+    found["memory"] = max(_bytes(row["peaks"][kind]) for kind in sample)
+    found |= {f"kind_{kind}": float(np.median(x)) for kind, x in row["kind_seconds"].items()}
+    return found | {f"count_{kind}": number for kind, number in sample.items()}
+
+
+def _of_kinds(row: dict[str, Any], kinds: dict[str, int]) -> np.ndarray:
+    """Seconds in every round of a sample that has so many steps of each kind."""
+    return np.sum([n * np.array(row["kind_seconds"][kind]) for kind, n in kinds.items()], axis=0)
 
 
 def _of_step(row: dict[str, Any], name: str) -> list[float]:

@@ -28,7 +28,7 @@ def answer(facet: Facet) -> list[str]:
         gain = mean_interval(row["target_by_prompt"] - base["target_by_prompt"])
         found.append((gain.mean, f"{str(row['method'])} {numbers.interval(*gain[:3])}"))
     if not found:
-        return list(_costs(facet))
+        return [*_costs(facet), *_walks(facet)]
     ranked = "; ".join(text for _, text in sorted(found, reverse=True))
     return [f"Gain in target reward over unsteered samples, paired by prompt: {ranked}."]
 
@@ -42,6 +42,17 @@ def _costs(facet: Facet) -> Iterator[str]:
             f"{row['method']} {numbers.of(row, 'over_unsteered')}" for _, row in ranked.iterrows()
         ]
         yield f"A guided step, over an unsteered one, at batch {batch:g}: {'; '.join(said)}."
+
+
+def _walks(facet: Facet) -> Iterator[str]:
+    """A sentence on whole steered samples, the cheapest first."""
+    rows = facet.frame[facet.frame["phase"] == "walk"]
+    if len(rows):
+        said = [
+            f"{row['method']} {numbers.of(row, 'over_unsteered')}"
+            for _, row in rows.sort_values("over_unsteered").iterrows()
+        ]
+        yield f"A steered sample, over an unsteered one of as many steps: {'; '.join(said)}."
 
 
 def report(

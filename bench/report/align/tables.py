@@ -18,8 +18,9 @@ from bench.report.sheet import Table
 from bench.stats import Paired, holm, mean_interval, paired
 
 ALPHA = 0.05
-TIMED = ("methods", "steps", "stages", "saving")  # tables that hold times
+TIMED = ("methods", "steps", "stages", "walks", "saving")  # tables that hold times
 COMPARED = {"target": "target reward", "pick": "held-out judge", "correct": "shows the prompt"}
+KINDS = {"step": "steps", "asked": "value asked", "proposed": "proposals", "end": "clean reward"}
 OTHERS = {"clip": "CLIP", "aesthetic": "aesthetic", "hps": "HPS", "pick": "held-out judge (Pick)"}
 
 
@@ -60,6 +61,11 @@ def tables(facet: Facet) -> list[Table]:
               "again in the backward pass belongs to that. Blocks: those of the generator, "
               "estimator's and sampler's. Reward: all of it; tail: its last blocks.",
               stages(rows)),
+        Table("walks", "A whole steered sample beside an unsteered one",
+              "Put together from the kinds of its steps, each timed in turns with an unsteered "
+              "step of one latent and taken as often as a sample of so many steps has it: where "
+              "all particles go on, where their value is asked first, where that of proposals is, "
+              "and the clean reward at the end.", walks(rows)),
         Table("kinds", "Samples that show the prompt, by kind of prompt", "", kinds(rows)),
         Table("tuning", "Every strength that was tried",
               "On prompts of their own. Allowed: the prompt is shown at most one point less often "
@@ -210,6 +216,29 @@ def stages(rows: pd.DataFrame) -> pd.DataFrame:
             line = {"cell": row["cell"], "method": name, "batch": f"{row['batch']:g}"} | shown
             out.append(line | {"all": numbers.fixed(sum(spent.values()))})
     return by_cell(out).drop_duplicates(["method", "batch"]) if out else pd.DataFrame()
+
+
+def walks(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per method."""
+    out = []
+    for row in rows[rows["phase"] == "walk"].to_dict("records"):
+        each = {
+            title: f"{row[f'count_{kind}']:g} x {numbers.seconds(row[f'kind_{kind}'])}"
+            for kind, title in KINDS.items()
+            if row.get(f"count_{kind}", 0) > 0
+        }
+        out.append({
+            "cell": row["cell"],
+            "method": row["method"],
+            "unsteered": f"{row['steps']:g} x {numbers.seconds(row['kind_unsteered'])}",
+            **each,
+            "sample": numbers.seconds_interval(
+                *(row[f"walk_seconds{end}"] for end in ("", "_lo", "_hi"))),
+            "over unsteered": numbers.of(row, "over_unsteered"),
+            "FLOPs over unsteered": numbers.plain(row["over_unsteered_flops"]),
+            "memory": numbers.size(row["memory"]),
+        })  # fmt: skip
+    return by_cell(out).fillna(numbers.MISSING)
 
 
 def kinds(rows: pd.DataFrame) -> pd.DataFrame:
