@@ -20,7 +20,13 @@ Task = Literal["value", "robustness", "interface", "cost", "align", "train"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
 SUFFIXES = {".py", ".txt", ".jsonl"}  # of users' files
-LATER: dict[str, Any] = {"algorithm": None, "metrics": [], "judges": []}
+LATER: dict[str, Any] = {
+    "algorithm": None,
+    "metrics": [],
+    "judges": [],
+    "gradients": True,
+    "fast": [],
+}
 
 
 class Spec(Model):
@@ -59,8 +65,8 @@ class Spec(Model):
 def identity(spec: dict[str, Any]) -> str:
     """The id of a specification as plain data.
 
-    A user's file counts by its name and content, not by the folder it lies in.  Where nothing
-    stands in a field that came `LATER`, the field is not in the digest either.
+    A user's file counts by its name and content, not by the folder it lies in.  Where a
+    field that came `LATER` says what was so before it, it is not in the digest either.
     """
     return digest(_identified(spec))
 

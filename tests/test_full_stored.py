@@ -180,7 +180,7 @@ def test_a_distilled_decoder_shares_the_rest(copies):
 
 
 def test_nothing_is_read_to_plan(copies, monkeypatch):
-    for name in ("backbone", "tiny", "reward"):
+    for name in ("backbone", "decoder", "reward"):
         monkeypatch.setattr(stored.StoredParts, name, None)
     digests = {world("sd35-medium", copies, side=side).digest for side in (16, 32)}
     digests.add(BUILDS["sd35-medium"](weights="hub").digest)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bench.worlds.full.world import FullWorld
 
 Precision = Literal["bfloat16", "float16", "float32"]
+Fast = Literal["compile", "channels_last"]
 
 
 def build_of(model: str) -> Callable[..., "FullWorld"]:
@@ -30,6 +31,7 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
         sets: str | None = None,
         captions: Literal["mscoco", "flickr30k"] = "mscoco",
         preferences: Literal["hpdv2", "imagereward"] = "hpdv2",
+        fast: tuple[Fast, ...] = (),
         device: str = "cpu",
     ) -> "FullWorld":
         """A world of full size, whose networks are made when they are first asked for.
@@ -45,6 +47,7 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
             sets: A folder of evaluation sets, each in a folder of its name, laid out as published.
             captions: The set that embeddings of CLIP and DFN-CLIP retrieve from.
             preferences: The set of pairs that HPSv2 and PickScore compare.
+            fast: Other kernels for the same numbers, see `bench.worlds.full.fast`.
             device: Where to compute.
 
         Raises:
@@ -61,6 +64,7 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
             precision=precision,
             blocks=blocks,
             data=Data(pictures, models, sets, captions, preferences),
+            fast=fast,
             device=device,
         )
 

@@ -70,9 +70,9 @@ class DrawnParts(Parts):
         """The generator."""
         return backbone(self.model, self.side, self.dtype, self.blocks, self.device)
 
-    def tiny(self, generator: PipelineBackbone) -> PipelineBackbone:
-        """The generator with a decoder of the shape of TAESD3 or TAEF1."""
-        return generator.with_decoder(tiny(self.model, self.dtype, self.device))
+    def decoder(self) -> AutoencoderTiny:
+        """A decoder of the shape of TAESD3 or TAEF1."""
+        return tiny(self.model, self.dtype, self.device)
 
     def reward(self, name: str) -> ClipTower:
         """A reward of the shape of that name's."""

@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+from diffusers import AutoencoderTiny
+
 from stitchvm.models.pipeline import PipelineBackbone
 from stitchvm.reward import Reward
 
@@ -25,8 +27,8 @@ class Parts(ABC):
         """The generator."""
 
     @abstractmethod
-    def tiny(self, generator: PipelineBackbone) -> PipelineBackbone:
-        """The generator with its distilled decoder."""
+    def decoder(self) -> AutoencoderTiny:
+        """The generator's distilled decoder."""
 
     @abstractmethod
     def reward(self, name: str) -> Reward:

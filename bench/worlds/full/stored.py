@@ -99,12 +99,12 @@ class StoredParts(Parts):
                 )
             return sd3.load(root, latent=latent, texts=texts, **given)
 
-    def tiny(self, generator: PipelineBackbone) -> PipelineBackbone:
-        """The generator with TAESD3 or TAEF1."""
+    def decoder(self) -> AutoencoderTiny:
+        """TAESD3 or TAEF1."""
         folder = self.files.folder(sources.DECODERS[self.model])
         with quietly():
             decoder = load_network(AutoencoderTiny, folder, self.dtype)
-        return generator.with_decoder(decoder.to(self.device))
+        return decoder.to(self.device)
 
     def reward(self, name: str) -> Reward:
         """The reward of that name, float32."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from bench.cell import digest
 from bench.datasets import evaluation
 from bench.images import FolderImages
-from bench.worlds.full import drawn
+from bench.worlds.full import Fast, drawn
+from bench.worlds.full.fast import quick_backbone, quick_decoder, quick_reward
 from bench.worlds.full.files import files_of
 from bench.worlds.full.parts import Parts
 from stitchvm.backbone import NULL, Backbone, Prompts
@@ -72,6 +73,7 @@ class FullWorld(World):
         precision: Name of the generator's dtype, and of random rewards'.
         blocks: The first ones of each stack alone, of random weights.
         data: What it reads beside weights.
+        fast: Paths of `bench.worlds.full.fast`.
         device: Where to compute.
 
     Raises:
@@ -91,6 +93,7 @@ class FullWorld(World):
         precision: str,
         blocks: int | None,
         data: Data,
+        fast: tuple[Fast, ...],
         device: str,
     ) -> None:
         shapes = drawn.config(model)
@@ -105,6 +108,7 @@ class FullWorld(World):
         if data.pictures is not None:
             self.folder = FolderImages(Path(data.pictures), (side, side), device)
         self.data = data
+        self.fast = fast
         self.digest = self._digest(weights, precision)
         self._rewards: dict[str, Reward] = {}
 
@@ -136,12 +140,13 @@ class FullWorld(World):
         kind = weights if weights in {"random", "hub"} else "copies"
         known = f"{kind}-{digest([*self.parts.known, self.side, precision])}"
         known += "" if self.blocks is None else f"-{self.blocks}"
+        known += "".join(f"-{path}" for path in sorted(self.fast))
         return known + ("" if self.folder is None else f"-{self.folder.digest}")
 
     @cached_property
     def generator(self) -> PipelineBackbone:
         """The model's own; `backbone`, what is asked, may be wrapped."""
-        return self.parts.backbone()
+        return quick_backbone(self.parts.backbone(), self.fast)
 
     @cached_property
     def backbone(self) -> Backbone:  # type: ignore[override]
@@ -151,7 +156,7 @@ class FullWorld(World):
     @cached_property
     def tiny(self) -> Backbone:  # type: ignore[override]
         """The same with a distilled decoder, TAESD3 or TAEF1."""
-        return self.parts.tiny(self.generator)
+        return self.generator.with_decoder(quick_decoder(self.parts.decoder(), self.fast))
 
     def reward(self, name: str) -> Reward:
         """The reward of that name.
@@ -162,7 +167,7 @@ class FullWorld(World):
         if name not in self.rewards:
             raise ValueError(f"expected a reward in {self.rewards}, got {name!r}")
         if name not in self._rewards:
-            self._rewards[name] = self.parts.reward(name)
+            self._rewards[name] = quick_reward(self.parts.reward(name), self.fast)
         return self._rewards[name]
 
     def trained(self, reward: Reward) -> dict[str, Path]:
