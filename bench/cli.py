@@ -88,7 +88,8 @@ class Lazy(click.Group):
 def cli() -> None:
     """Judge value estimators for diffusion alignment: bias, cost, and where to trust which.
 
-    failed, 130 interrupted (finished cells are kept).
+    Exit codes: 0 all went well, 1 some cells failed, 2 bad input, 3 nothing succeeded, 4 a gate
+    failed, 5 cells are left for want of time, 130 interrupted (finished cells are kept).
     """
 
 

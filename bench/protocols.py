@@ -153,6 +153,7 @@ class CostProtocol(Model):
         steps: Optimiser steps that a whole training is taken to have.
         batches: Latents a value is asked for at once.
         sigma: Noise level of these latents.
+        gradients: Whether a value is timed with its gradient as well.
     """
 
     SHOWN: ClassVar[tuple[str, ...]] = ()
@@ -165,6 +166,7 @@ class CostProtocol(Model):
     steps: int = Field(2000, ge=1)
     batches: tuple[int, ...] = (1, 16)
     sigma: float = Field(0.5, gt=0, lt=1)
+    gradients: bool = True
 
     @property
     def size(self) -> str:
@@ -260,7 +262,7 @@ class TrainProtocol(Model):
         decay: Weight decay.
         average: Share of itself that the evaluated average keeps a step.
         batch: Latents at once.
-        seeds: Runs that are compared, each with a seed of its own.
+        seeds: Runs that are compared, each with a seed of its own; 0 measures costs alone.
         pilot: Whether one more run comes first, that the level to reach is read from.
         every: Training steps from one evaluation to the next.
         samples: Per prompt that is judged.
@@ -282,7 +284,7 @@ class TrainProtocol(Model):
     decay: float = Field(0.0, ge=0)
     average: float = Field(0.9, ge=0, lt=1)
     batch: int = Field(48, ge=1)
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=0)
     pilot: bool = False
     every: int = Field(5, ge=1)
     samples: int = Field(4, ge=1)

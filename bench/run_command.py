@@ -1,7 +1,7 @@
 """stitchbench run: how cells are run, from options, and what came of it, as an exit code."""
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,7 +100,7 @@ def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> N
         isolation=loaded.isolation,
         device=chosen["device"],
         threads=chosen["threads"],
-        command=_typed(suite, folder, chosen),
+        command=_typed(suite, folder, chosen, ["--anyway"] if anyway else []),
         **manner,
     )
     try:
@@ -176,7 +176,7 @@ def _manner(
     }
 
 
-def _typed(suite: str, store: Store, chosen: dict[str, Any]) -> str:
+def _typed(suite: str, store: Store, chosen: dict[str, Any], more: Sequence[str]) -> str:
     """The command line of these cells, with what is not a default."""
     words = ["stitchbench", "run", suite]
     for name in ("world", "seed", "device", "threads"):
@@ -185,7 +185,7 @@ def _typed(suite: str, store: Store, chosen: dict[str, Any]) -> str:
     words += ["--quick"] if chosen["quick"] else []
     for change in chosen["changes"]:
         words += ["--set", change]
-    return shlex.join([*words, "--store", str(store.path)])
+    return shlex.join([*words, *more, "--store", str(store.path)])
 
 
 def _exit_code(latest: Mapping[str, Mapping[str, Any]], cells: Iterable[str]) -> int:

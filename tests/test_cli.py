@@ -187,7 +187,7 @@ def test_a_broken_estimator_fails_its_contract(tmp_path):
 def test_refusals(suite, tmp_path):
     assert "unknown command 'runn'" in said("runn", "quickstart")
     assert "did you mean 'run'?" in said("runn", "quickstart")
-    unknown = "unknown suite 'quikstart': expected one of cost-dps, fig3, fig4, fig5, fig6, fig7, "
+    unknown = "unknown suite 'quikstart': expected one of cost-all, cost-dps, cost-estimators, "
     assert unknown in said("run", "quikstart")
     assert "unknown world 'gausian'" in said("run", suite, "--world", "gausian")
     assert "unknown field 'sigma'" in said("run", suite, "--set", "sigma=0.5")

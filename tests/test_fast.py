@@ -31,6 +31,11 @@ def eagerly(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.fixture(scope="module")
+def small():
+    return named("shapes,generator=small")
+
+
 def latents(world):
     return torch.randn(1, *world.backbone.latent, generator=torch.Generator().manual_seed(0))
 
@@ -44,6 +49,26 @@ def values(world):
     return (u, *value_and_gradient(model, z, T, C))
 
 
+@pytest.mark.usefixtures("eagerly")
+def test_compiled_blocks_of_small_networks_say_what_plain_ones_do(small):
+    z, c = latents(small), small.prompts[:1]
+    backbone = fast.quick_backbone(copy.deepcopy(small.backbone), ("compile",))
+    torch.testing.assert_close(backbone.velocity(z, T, c), small.backbone.velocity(z, T, c))
+    gradients = []
+    for of in (backbone, small.backbone):
+        at = z.clone().requires_grad_()
+        of.trunk(at, T, 2).features.square().sum().backward()
+        gradients.append(at.grad)
+    torch.testing.assert_close(*gradients)
+    reward, x = small.reward("clip"), small.backbone.decode(z)
+    quick = fast.quick_reward(copy.deepcopy(reward), ("compile",))
+    torch.testing.assert_close(quick(x, c), reward(x, c))
+    blocks = [*backbone.blocks, *quick.vision.encoder.layers]
+    assert all(type(block).__name__.startswith("Compiled") for block in blocks)
+    assert backbone.state_dict().keys() == small.backbone.state_dict().keys()
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_compiled_blocks_say_what_plain_ones_do():
     plain, quick = (BUILDS["sd35-medium"](**SMALL, fast=f) for f in ((), ("compile",)))
@@ -106,12 +131,12 @@ def test_a_twin_with_lora_trains_when_compiled():
     assert any(w.grad is not None and bool(w.grad.abs().sum() > 0) for w in asked)
 
 
-def test_a_decoder_with_channels_last_says_the_same():
-    plain, quick = (BUILDS["sd35-medium"](**SMALL, fast=f) for f in ((), ("channels_last",)))
-    z = latents(plain)
-    x = quick.backbone.decode(z)
-    torch.testing.assert_close(x, plain.backbone.decode(z), rtol=1e-4, atol=1e-4)
-    convolutions = [w for w in quick.generator.vae.parameters() if w.ndim == 4 and w.shape[2] > 1]
+def test_a_decoder_with_channels_last_says_the_same(small):
+    z, plain = latents(small), small.backbone
+    quick = fast.quick_backbone(copy.deepcopy(plain), ("channels_last",))
+    torch.testing.assert_close(quick.decode(z), plain.decode(z), rtol=1e-4, atol=1e-4)
+    convolutions = [w for w in quick.vae.parameters() if w.ndim == 4 and w.shape[2] > 1]
+    assert convolutions
     assert all(w.is_contiguous(memory_format=torch.channels_last) for w in convolutions)
 
 

@@ -4,16 +4,19 @@
     step        one optimiser step          against   a step of StitchVM at its cheap pick
     value       one call of the estimator   against   Tweedie, null prompt, full decoder
     gradient    value and gradient in z_t   against   the same of Tweedie
+    training    an optimiser step at (i, j) against   its values alone, of as many latents
 
 Both are timed in turns in one process.  Estimators are untrained: weights do not change a cost.
+The last needs no search: where weights are random, its picks mean nothing.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 from pydantic import Field
@@ -36,6 +39,7 @@ from stitchvm.flops import count_flops
 from stitchvm.path import noise
 from stitchvm.reward import Reward
 from stitchvm.search import ENTRIES, search
+from stitchvm.stitch import Stitched
 from stitchvm.streams import Streams
 from stitchvm.value import ValueEstimator, value_and_gradient
 from stitchvm.world import Split, World
@@ -202,13 +206,39 @@ def step_cost(place: Place, job: Job) -> Row:
     return place.compared("step", batch, pair)
 
 
+def training_cost(place: Place, *, i: int = 4, j: int = 1) -> Iterator[Row]:
+    """An optimiser step of a StitchVM of blocks i and j, whose layer is drawn at random."""
+    world, protocol = place.shop.world, place.protocol
+    student = baselines.ESTIMATORS["untrained"](world, world.reward(place.reward), i=i, j=j)
+    job = Job(place.reward, YARDSTICK)
+    (data,) = place.shop.data([job], "train", place.shop.count)
+    recipe = Recipe(protocol.rounds + UNTIMED, protocol.batch)
+    run = distill(cast(Stitched, student), data, place.shop.recipe(job, recipe))
+    given = latents(world, protocol.batch, protocol.sigma, place.seed)
+    weights = list(student.state_dict().values())
+    pair = {
+        "training": Asked(partial(next, run), weights),
+        "values alone": Asked(partial(value, student, *given), [*given[:2], *weights]),
+    }
+    yield place.compared("training", protocol.batch, pair)
+
+
 def value_costs(place: Place, job: Job, batch: int) -> Iterator[Row]:
-    """A value, and a value with its gradient, of a batch of latents."""
+    """What a batch of values of an arm costs, as `asked_costs`."""
+    return asked_costs(place, place.begin(job), batch)
+
+
+def asked_costs(place: Place, model: ValueEstimator, batch: int) -> Iterator[Row]:
+    """A value, and where asked a value with its gradient, of a batch of latents."""
     world = place.shop.world
-    model = place.begin(job).requires_grad_(requires_grad=False)
-    tweedie = baselines.ESTIMATORS["tweedie"](world, world.reward(job.reward), posterior="data")
-    given = latents(world, batch, place.protocol.sigma, place.seed)
-    for what, ask in (("value", value), ("gradient", value_and_gradient)):
+    model.requires_grad_(requires_grad=False)
+    tweedie = baselines.ESTIMATORS["tweedie"](world, world.reward(place.reward), posterior="data")
+    rng = Streams.of(place.seed, "estimator", rows=batch)
+    given = (*latents(world, batch, place.protocol.sigma, place.seed), rng)
+    asks: dict[str, Callable[..., object]] = {"value": value}
+    if place.protocol.gradients and model.differentiable:
+        asks["gradient"] = value_and_gradient
+    for what, ask in asks.items():
         pair = {
             name: Asked(
                 partial(ask, estimator, *given),
@@ -220,9 +250,11 @@ def value_costs(place: Place, job: Job, batch: int) -> Iterator[Row]:
 
 
 @torch.no_grad()
-def value(estimator: ValueEstimator, z_t: Tensor, t: Tensor, c: list[str]) -> Tensor:
+def value(
+    estimator: ValueEstimator, z_t: Tensor, t: Tensor, c: list[str], rng: Streams | None = None
+) -> Tensor:
     """The value alone, (B,)."""
-    return estimator(z_t, t, c)
+    return estimator(z_t, t, c, rng)
 
 
 @torch.no_grad()
@@ -244,7 +276,24 @@ def _of_arm(name: str) -> Callable[..., Iterator[Row]]:
     return build
 
 
+def _of_estimator(name: str) -> Callable[..., Iterator[Row]]:
+    """What measures an estimator that needs no training; its settings are the estimator's."""
+    build = baselines.ESTIMATORS[name]
+
+    def measure(place: Place, **settings: Any) -> Iterator[Row]:
+        world = place.shop.world
+        model = build(world, world.reward(place.reward), **settings)
+        for batch in place.protocol.batches:
+            yield from asked_costs(place, model, batch)
+
+    measure.__signature__ = inspect.signature(build)  # type: ignore[attr-defined]
+    return measure
+
+
+UNTRAINED = ("untrained", "tweedie", "monte_carlo", "terminal")  # estimators, as they are
 MEASURED: dict[str, Callable[..., Iterator[Row]]] = {
     "search": search_cost,
+    "training": training_cost,
+    **{name: _of_estimator(name) for name in UNTRAINED},
     **{name: _of_arm(name) for name, arm in ARMS.items() if not arm.after},
 }

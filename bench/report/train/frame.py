@@ -24,6 +24,7 @@ from bench.stats import mean_interval
 
 PHASES = ("rollout", "value", "update")
 RUNS = ("pilot", "run")
+POINTS = ("run", "step", "seconds", "samples", "last", "chosen", "kinds")  # of an evaluation
 
 
 def load(store: str | Path) -> pd.DataFrame:
@@ -40,9 +41,11 @@ def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     ok = [record for record in records if record["status"] == "ok"]
     ok.sort(key=lambda record: record["started"])
     rows = [row for record in ok for row in _rows(record)]
-    return pd.DataFrame(rows).assign(method=lambda frame: frame["estimator"]) if rows else (
-        pd.DataFrame()
-    )  # fmt: skip
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.DataFrame(rows)
+    absent = [name for name in POINTS if name not in frame]  # where all is cost
+    return frame.assign(method=frame["estimator"], **dict.fromkeys(absent))
 
 
 def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:

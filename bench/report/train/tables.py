@@ -147,12 +147,15 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per method."""
     out = []
     for _, row in rows[rows["phase"] == "cost"].iterrows():
-        spent = {phase: row[f"{phase}_seconds"] for phase in PHASES}
+        spent, others = ({phase: row[f"{of}{phase}_seconds"] for phase in PHASES}
+                         for of in ("", "published_"))  # fmt: skip
         out.append({
             "cell": row["cell"],
             "method": row["method"],
             **{phase: numbers.seconds(x) for phase, x in spent.items()},
             "all": numbers.seconds(sum(spent.values())),
+            **{f"published {phase}": numbers.seconds(x) for phase, x in others.items()},
+            "published, all": numbers.seconds(sum(others.values())),
             "over published": numbers.of(row, "over_published"),
             "memory": numbers.size(row["memory"]),
             "memory over published": numbers.plain(row["over_published_memory"]),
