@@ -49,6 +49,7 @@ def values(world):
     return (u, *value_and_gradient(model, z, T, C))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eagerly")
 def test_compiled_blocks_of_small_networks_say_what_plain_ones_do(small):
     z, c = latents(small), small.prompts[:1]
