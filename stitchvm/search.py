@@ -298,7 +298,8 @@ def _flops(
 ) -> tuple[dict[int, int], dict[int, int]]:
     """FLOPs of one latent through i blocks, and of one map through the tail from j."""
     weight = next(iter(backbone.state_dict().values()))
-    z_t = torch.zeros(1, *backbone.latent, dtype=weight.dtype, device=weight.device)
+    precision = torch.promote_types(weight.dtype, torch.float32)  # of latents, at least
+    z_t = torch.zeros(1, *backbone.latent, dtype=precision, device=weight.device)
     t = torch.full((), 0.5).to(z_t)
     first = reward.head(backbone.decode(z_t), 1)
     entering = {j: reward.advance(first, 1, j) for j in entries}

@@ -13,6 +13,7 @@ from bench.plan import plan
 from bench.suite import load
 from bench.worlds import make, named
 from bench.worlds.full import BUILDS, drawn
+from stitchvm import search
 from stitchvm.flops import count_flops
 from stitchvm.value import value_and_gradient
 
@@ -155,6 +156,12 @@ def test_a_step_at_full_size_is_rehearsed_by_the_same_suite(tmp_path):
     claims = (store / "report" / "tables" / "claims.csv").read_text()
     assert re.search(r"times as fast.* times faster than classic DPS, FLOPs say", claims)
     assert re.search(r"higher target reward than DPS by other values.*,not testable here", claims)
+
+
+def test_pairs_of_blocks_have_their_cost_where_weights_are_of_half_precision(world):
+    trunk, tail = search._flops(world.backbone, world.reward("clip"), (1, 2))
+    assert 0 < trunk[1] < trunk[2]
+    assert 0 < tail[2] < tail[1]
 
 
 def test_flops_are_those_of_the_formula():
