@@ -26,6 +26,11 @@ LATER: dict[str, Any] = {
     "judges": [],
     "gradients": True,
     "fast": [],
+    "pictures": None,
+    "models": None,
+    "sets": None,
+    "captions": "mscoco",
+    "preferences": "hpdv2",
 }
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from diffusers import AutoencoderTiny
 
+from stitchvm.models.clip import ClipTower
 from stitchvm.models.pipeline import PipelineBackbone
-from stitchvm.reward import Reward
 
 
 class Parts(ABC):
@@ -31,5 +31,5 @@ class Parts(ABC):
         """The generator's distilled decoder."""
 
     @abstractmethod
-    def reward(self, name: str) -> Reward:
+    def reward(self, name: str) -> ClipTower:
         """The reward of that name."""

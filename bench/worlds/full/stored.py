@@ -26,11 +26,10 @@ from bench.worlds.full.parts import Parts
 from bench.worlds.quiet import quietly
 from stitchvm.backbone import Prompts
 from stitchvm.models import aesthetic, clip, flux, open_clip, sd3
-from stitchvm.models.clip import ClipReward
+from stitchvm.models.clip import ClipReward, ClipTower
 from stitchvm.models.folder import load_network
 from stitchvm.models.pipeline import PipelineBackbone
 from stitchvm.models.remembered import RememberedTexts
-from stitchvm.reward import Reward
 
 SCALES = {"clip": 100.0, "dfn": 1.0, "hps-v2.0": 1.0, "hps-v2.1": 1.0}
 ARCHITECTURES = {
@@ -106,7 +105,7 @@ class StoredParts(Parts):
             decoder = load_network(AutoencoderTiny, folder, self.dtype)
         return decoder.to(self.device)
 
-    def reward(self, name: str) -> Reward:
+    def reward(self, name: str) -> ClipTower:
         """The reward of that name, float32."""
         first, *_ = folders = [self.files.folder(one) for one in sources.REWARDS[name]]
         given: dict[str, Any] = {"device": self.device, "dtype": SCORED}
