@@ -172,6 +172,8 @@ def test_shipped_suites_plan_and_state_their_cost():
         suite = suites.load(name)
         assert suite.name == name
         assert 0 < suite.minutes <= 120
+        if name == "realised":  # plans with weights of a folder: test_full_stored.py
+            continue
         assert plan(suite)
         assert plan(suite, quick=True)
 
