@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from bench.algorithms import Guide
 from bench.cell import Cell, Spec
-from bench.predicted import Answers, Cost, cost
+from bench.numberless import Answers
+from bench.predicted import Cost, cost
 from bench.protocols import AlignProtocol
 from bench.suite import Suite
 from bench.tasks.align import Place
@@ -46,6 +47,7 @@ def predicted(cells: Iterable[Cell]) -> Iterator[Predicted]:
         ValueError: for a cell that guides no step.
     """
     known: dict[tuple[str, ...], Cost] = {}
+    answers = Answers()
     for cell in cells:
         spec = cell.spec
         protocol = cast(AlignProtocol, spec.protocol)
@@ -54,7 +56,7 @@ def predicted(cells: Iterable[Cell]) -> Iterator[Predicted]:
         own = (*place, spec.estimator.model_dump_json(), f"{spec.algorithm}")
         for name, key in ((GUIDED, own), (UNSTEERED, place), (CLASSIC, place)):
             if (*key, name) not in known:
-                known[*key, name] = _step(spec, name)
+                known[*key, name] = _step(spec, name, answers)
         guided, *others = (known[*own, GUIDED], known[*place, UNSTEERED], known[*place, CLASSIC])
         yield Predicted(cell, guided, *others)
 
@@ -65,14 +67,14 @@ def guides(cell: Cell) -> bool:
     return part is not None and part.build == "guide"
 
 
-def _step(spec: Spec, name: str) -> Cost:
+def _step(spec: Spec, name: str, answers: Answers) -> Cost:
     """One step of a cell, on shapes.
 
     Raises:
         ValueError: if it guides none, or computes with numbers that no device has there.
     """
     try:
-        return _counted(spec, name)
+        return _counted(spec, name, answers)
     except NotImplementedError as error:
         raise ValueError(
             f"expected a world whose steps can run on shapes alone, got {spec.world.build!r}: "
@@ -80,10 +82,10 @@ def _step(spec: Spec, name: str) -> Cost:
         ) from error
 
 
-def _counted(spec: Spec, name: str) -> Cost:
+def _counted(spec: Spec, name: str, answers: Answers) -> Cost:
     from bench.worlds.full.world import FullWorld  # noqa: PLC0415 - slow, and there by then
 
-    with Answers():
+    with answers:
         place = Place.of(spec, cast(AlignProtocol, spec.protocol), "meta")
         if not isinstance(place.algorithm, Guide):
             raise ValueError(f"expected an algorithm that guides steps, got {place.algorithm!r}")

@@ -1,10 +1,7 @@
 """What a call will cost, from shapes alone: on the meta device, where nothing is computed.
 
 FLOPs and peak bytes are counted operator by operator as shapes go through the same code that runs
-later.  Two things are told to it that a device without numbers cannot know:
-
-    attention     keeps no scores, as fused kernels on a GPU (on meta it would run as products)
-    questions     of numbers are answered by yes: all is finite, equal shapes are equal latents
+later.  Attention keeps no scores, as fused kernels on a GPU; on meta it would run as products.
 
 Not predicted: the workspace of libraries, fragmentation, the CUDA context; and what depends on
 numbers, such as whether two different latents of one shape are remembered.
@@ -18,13 +15,10 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.meter import Live
 
-ASKED = torch.ops.aten._local_scalar_dense
-EQUAL = torch.ops.aten.equal
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention
 BLOCK = 512  # bytes: what a GPU's allocator rounds up to
 
@@ -42,19 +36,6 @@ class Cost:
     flops: int
     live: int
     weights: int
-
-
-class Answers(TorchDispatchMode):
-    """Questions of numbers are answered by yes, where there are no numbers."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Answer, or run an operator on shapes."""
-        packet = func._overloadpacket
-        if packet is ASKED and args[0].is_meta:
-            return True
-        if packet is EQUAL and args[0].is_meta:
-            return args[0].shape == args[1].shape
-        return func(*args, **(kwargs or {}))
 
 
 class Meter(Live):
@@ -84,7 +65,7 @@ def cost(call: Callable[[], Any], standing: list[Tensor]) -> Cost:
         standing: Weights and inputs.
     """
     meter = Meter(iter(standing))
-    with fused(), Answers(), meter:  # what the meter runs is asked of the answers
+    with fused(), meter:
         call()
     held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in standing}
     return Cost(meter.flops, meter.peak, sum(held.values()))
