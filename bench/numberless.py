@@ -1,9 +1,9 @@
 """The meta device, where tensors have shapes and no numbers, made to run code that asks for them.
 
-    operators   what one makes of given shapes is asked of it once, and remembered
-    numbers     of small tensors that came from a CPU, such as times, are carried along there
-    questions   of other numbers are answered by yes: all is finite, equal shapes are equal
-                latents; what is copied to a CPU is nought
+operators   what one makes of given shapes is asked of it once, and remembered
+numbers     of small tensors that came from a CPU, such as times, are carried along there
+questions   of other numbers are answered by yes: all is finite, equal shapes are equal
+            latents; what is copied to a CPU is nought
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 ASKED = torch.ops.aten._local_scalar_dense
 EQUAL = torch.ops.aten.equal
 COPY = torch.ops.aten._to_copy
+SOME = torch.ops.aten.index
+AND = {
+    getattr(torch.ops.aten, name)
+    for name in ("bitwise_and", "bitwise_and_", "__and__", "__iand__")
+}
 FEW = 256  # numbers that are carried along
+CHANGED = "its first argument"
 META, CPU = torch.device("meta"), torch.device("cpu")
 
 
@@ -70,14 +76,19 @@ class Answers(TorchDispatchMode):
         return torch.zeros(x.shape, dtype=dtype) if known is None else known.to(dtype, copy=True)
 
     def _run(self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Tensor]) -> Any:
-        """What an operator makes: as it made of the same shapes before, where it made it anew."""
-        if not tensors or func.is_view or func._schema.is_mutable:
+        """What an operator makes: as it made of the same shapes before."""
+        if not tensors or func.is_view:
             return func(*args, **kwargs)
         kind = (func, torch.get_default_dtype(), _kind(args), _kind(tuple(kwargs.items())))
         if (made := self._made.get(kind)) is not None:
-            return _again(made)
+            return tensors[0] if made is CHANGED else _again(made)
         out = func(*args, **kwargs)
-        if (made := _made(out, tensors)) is not None:
+        if func._schema.is_mutable:  # in its numbers alone
+            changed = out is tensors[0] and out.is_meta and _kind(args) == kind[2]
+            made = CHANGED if changed else None
+        else:
+            made = _made(out, tensors)
+        if made is not None:
             self._made[kind] = made
         return out
 
@@ -85,6 +96,12 @@ class Answers(TorchDispatchMode):
         self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[Tensor], out: Any
     ) -> None:
         """Keep the numbers of what an operator made of known ones."""
+        if func._overloadpacket in AND and tensors[0].dtype == torch.bool:
+            self._both(*args, out)
+            return
+        if func._overloadpacket is SOME:
+            self._some(tensors[0], out)
+            return
         if func._schema.is_mutable:
             for x in tensors[:1]:
                 self._numbers.pop(x, None)
@@ -97,6 +114,22 @@ class Answers(TorchDispatchMode):
         found = func(*self._there(args), **{name: self._there(x) for name, x in there.items()})
         for x, numbers in zip(outs, found if outs is out else [found], strict=True):
             self._numbers[x] = numbers
+
+    def _both(self, a: Any, b: Any, out: Tensor) -> None:
+        """Keep whether two things hold, where one is known and the other, unknown, is yes."""
+        known = [self._there(x) for x in (a, b) if not isinstance(x, Tensor) or self._known(x)]
+        self._numbers.pop(out, None)
+        if known and out.numel() <= FEW:
+            yes = torch.ones(out.shape, dtype=torch.bool)
+            for x in known:
+                yes &= x
+            self._numbers[out] = yes
+
+    def _some(self, x: Tensor, out: Tensor) -> None:
+        """Keep the numbers of a selection, whichever it is, from equal ones: times of a batch."""
+        numbers = self._numbers.get(x) if x.is_meta else None
+        if numbers is not None and out.numel() <= FEW and bool((numbers == numbers.max()).all()):
+            self._numbers[out] = numbers.max().expand(out.shape)
 
     def _known(self, x: Tensor) -> bool:
         return not x.is_meta or x in self._numbers
@@ -133,7 +166,11 @@ def _made(out: Any, tensors: list[Tensor]) -> Any:
     outs = out if isinstance(out, list | tuple) else [out]
     storages = [x.untyped_storage() for x in outs if isinstance(x, Tensor)]
     apart = {s._cdata for s in storages}
-    if not apart or len(apart) < len(storages) or apart & {x.untyped_storage()._cdata for x in tensors}:
+    if (
+        not apart
+        or len(apart) < len(storages)
+        or apart & {x.untyped_storage()._cdata for x in tensors}
+    ):
         return None
     made = []
     for x in outs:

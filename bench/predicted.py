@@ -9,7 +9,7 @@ numbers, such as whether two different latents of one shape are remembered.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from bench.meter import Live
+from bench.meter import Calls, Live
+from stitchvm.backbone import Backbone
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention
+TRUNK, DENOISER = "trunk", "denoiser"
 BLOCK = 512  # bytes: what a GPU's allocator rounds up to
 
 
@@ -31,11 +33,18 @@ class Cost:
         flops: Of matrix products, attention and convolutions, two for each multiply-add.
         live: Peak bytes of tensors above weights and inputs.
         weights: Bytes that were there before.
+        stages: FLOPs of each stage, which add up to all.
     """
 
     flops: int
     live: int
     weights: int
+    stages: dict[str, int] = field(default_factory=dict)
+
+    def over(self, rows: int) -> "Cost":
+        """That of one of so many samples; bytes are of all."""
+        stages = {name: flops // rows for name, flops in self.stages.items()}
+        return replace(self, flops=self.flops // rows, stages=stages)
 
 
 class Meter(Live):
@@ -57,18 +66,48 @@ class Meter(Live):
         return out
 
 
-def cost(call: Callable[[], Any], standing: list[Tensor]) -> Cost:
+def cost(
+    call: Callable[[], Any],
+    standing: list[Tensor],
+    watch: Calls | None = None,
+    backbone: Backbone | None = None,
+) -> Cost:
     """What a call on the meta device would cost.
 
     Args:
         call: What to count; it runs once.
         standing: Weights and inputs.
+        watch: Tells apart what decoders and rewards are asked for; all is `rest` without.
+        backbone: Whose `trunk` an estimator asks for: a stage of its own.
     """
     meter = Meter(iter(standing))
-    with fused(), meter:
-        call()
+    with fused(), trunks(backbone, lambda: meter.flops) as trunk, meter:
+        stages = (watch or Calls()).stages(call, lambda: meter.flops)
+    found = {name: int(flops) for name, flops in stages.items()}
+    denoiser = found.pop("blocks") - trunk[TRUNK]
     held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in standing}
-    return Cost(meter.flops, meter.peak, sum(held.values()))
+    return Cost(
+        meter.flops, meter.peak, sum(held.values()), {**trunk, DENOISER: denoiser, **found}
+    )
+
+
+@contextmanager
+def trunks(backbone: Backbone | None, now: Callable[[], int]) -> Iterator[dict[str, int]]:
+    """How far a reading rises while a backbone is asked for a trunk."""
+    spent = {TRUNK: 0}
+    if backbone is None:
+        yield spent
+        return
+    ask = backbone.trunk
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        before = now()
+        out = ask(*args, **kwargs)
+        spent[TRUNK] += now() - before
+        return out
+
+    with patch.object(backbone, "trunk", counted):
+        yield spent
 
 
 @contextmanager
