@@ -1,10 +1,10 @@
 """What a cell asks for while it runs, one call of each kind: to be counted on the meta device.
 
-    align    a guided step, an unsteered one, one of classic DPS; or a whole steered sample of one
-             prompt, all particles, beside an unsteered one
-    value    a value, and a value with its gradient, of one latent
-    train    an iteration at the ends of the window of stops, and one of the published method, of
-             as many samples as one batch holds
+align    a guided step, an unsteered one, one of classic DPS; or a whole steered sample of one
+prompt, all particles, beside an unsteered one
+value    a value, and a value with its gradient, of one latent
+train    an iteration at the ends of the window of stops, and one of the published method, of
+as many samples as one batch holds
 """
 
 from collections.abc import Callable
@@ -21,10 +21,11 @@ import baselines
 from bench.algorithms import Algorithm, Guide, Unsteered
 from bench.cell import Spec
 from bench.meter import Calls
+from bench.predicted import unfused
 from bench.protocols import AlignProtocol, Protocol, TrainProtocol
 from bench.resolve import resolve
 from bench.tasks.align import Place
-from bench.tasks.steps import CLASSIC, SMALL
+from bench.tasks.steps import SMALL
 from bench.tasks.train import School
 from bench.worlds import make as make_world
 from bench.worlds import reward_of
@@ -167,7 +168,12 @@ def trained(spec: Spec) -> Asked:
 
 def _iteration(school: School, trainer: Any, value: ValueEstimator, recipe: Recipe) -> Any:
     pupil = school.pupil(value)
-    return pupil, lambda: next(trainer.run(pupil, recipe))
+
+    def iteration() -> None:
+        with unfused():
+            next(trainer.run(pupil, recipe))
+
+    return pupil, iteration
 
 
 def _encodes(world: Any) -> bool:

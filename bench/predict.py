@@ -42,14 +42,18 @@ class Predicted:
         return next(iter(self.costs.values())).weights
 
 
-def predicted(cells: Iterable[Cell]) -> Iterator[Predicted]:
+def predicted(cells: Iterable[Cell], answers: Answers | None = None) -> Iterator[Predicted]:
     """What cells cost, as they come.
+
+    Args:
+        cells: Which.
+        answers: Where to count, with what it remembers; a new one when None.
 
     Raises:
         ValueError: for a task of which nothing is predicted, or what shapes alone do not say.
     """
     known: dict[Key, dict[str, Cost]] = {}
-    answers = Answers()
+    answers = answers or Answers()
     for cell in cells:
         own, shared = _keys(cell.spec)
         if own not in known:

@@ -1,4 +1,4 @@
-"""stitchbench predict: what a suite's guided steps will cost, from the architecture alone."""
+"""stitchbench predict: what the cells of a suite will cost, from the architecture alone."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from bench import suite as suites
 from bench.careful import careful
 from bench.limits import memory as bytes_of
 
-UNITS = {"T": 1e12, "G": 1e9, "M": 1e6}  # of FLOPs
+PAPER = "table1"  # the suite whose table the paper has
 
 
 @click.command(epilog="Example: stitchbench predict table1 --world sd35-medium --memory 80GB")
@@ -20,7 +20,14 @@ UNITS = {"T": 1e12, "G": 1e9, "M": 1e6}  # of FLOPs
     "--set", "changes", multiple=True, metavar="AXIS=V1,V2", help="As of `run`. Repeatable."
 )
 @click.option("--only", default="", metavar="EXPR", help="Cells, as of `run`.")
-@click.option("--memory", metavar="SIZE", help="Of the device: says which steps fit, 80GB.")
+@click.option("--memory", metavar="SIZE", help="Of the device: says which cells fit, 80GB.")
+@click.option(
+    "--encoders",
+    type=click.Choice(["resident", "off"]),
+    default="resident",
+    show_default=True,
+    help="Whether text encoders are on the device beside what the paper's Table 1 measured.",
+)
 @click.option("--out", type=Path, help="Also write all numbers as csv here.")
 @careful
 def predict(
@@ -29,80 +36,51 @@ def predict(
     changes: tuple[str, ...],
     only: str,
     memory: str | None,
+    encoders: str,
     out: Path | None,
 ) -> None:
-    """Say what guided steps of SUITE will cost on a GPU, without one and without weights.
+    """Say what cells of SUITE will cost on a GPU, without one and without weights.
 
-    FLOPs and bytes are counted as shapes run through the same code; times are not predicted:
-    beside an unsteered step they are as FLOPs where arithmetic binds, and more where it does not.
+    Of guidance a step, of other algorithms a whole sample, of estimators a value and its gradient,
+    of trainers an iteration.  FLOPs and bytes are counted as shapes run through the same code;
+    times are not predicted: beside an unsteered step they are as FLOPs where arithmetic binds, and
+    more where it does not.
     """
     import pandas as pd  # noqa: PLC0415 - slow
     from rich.progress import track  # noqa: PLC0415
 
-    from bench.predict import guides, predicted, untrained  # noqa: PLC0415 - imports torch
+    from bench.predict import predicted  # noqa: PLC0415 - imports torch
+    from bench.predicted_table import paper_table, rows, table  # noqa: PLC0415
+    from bench.shaped import untrained  # noqa: PLC0415
 
     room = None if memory is None else bytes_of(memory)
     loaded, left = untrained(suites.load(suite, world))
+    cells = plans.plan(loaded, changes=_changed(changes, world), only=only)
+    if not cells:
+        raise ValueError(f"expected some cells, got none of {loaded.name!r} for {only!r}")
+    counted = track(predicted(cells), "cells", total=len(cells), transient=True)
+    frame = pd.DataFrame([row for one in counted for row in rows(one)])
+    for (of_world, reward), part in frame.groupby(["world", "reward"], sort=False):
+        click.echo(f"\n{of_world}, {reward} reward")
+        click.echo(table(part, room))
+    if left:
+        click.echo(f"\nleft out, for their shape is that of trained weights: {', '.join(left)}")
+    if loaded.name == PAPER and world is not None:
+        click.echo(paper_table(world, encoders=encoders == "resident"))
+    if out is not None:
+        frame.to_csv(out, index=False)
+
+
+def _changed(changes: tuple[str, ...], world: str | None) -> dict[str, list[Any]]:
+    """Axes in place of the suite's.
+
+    Raises:
+        ValueError: for a change that is not AXIS=VALUES.
+    """
     parsed = {}
     for change in changes:
         field, equals, text = change.partition("=")
         if not equals:
             raise ValueError(f"expected --set AXIS=V1,V2, got {change!r}")
         parsed[field.strip()] = suites.values(field.strip(), text)
-    if world is not None:
-        parsed["world"] = [world]
-    cells = {c.id: c for c in plans.plan(loaded, changes=parsed, only=only) if guides(c)}
-    if not cells:
-        raise ValueError(f"expected some cells that guide steps, got none of {loaded.name!r}")
-    rows = [_row(one) for one in track(
-        predicted(cells.values()), "steps", total=len(cells), transient=True)]  # fmt: skip
-    frame = pd.DataFrame(rows)
-    for (of_world, reward), part in frame.groupby(["world", "reward"], sort=False):
-        click.echo(f"\n{of_world}, {reward} reward: a step at batch 1")
-        click.echo(_shown(part, room).to_string(index=False))
-    if left:
-        click.echo(f"\nleft out, for their shape is that of trained weights: {', '.join(left)}")
-    if out is not None:
-        frame.to_csv(out, index=False)
-
-
-def _row(one: Any) -> dict[str, Any]:
-    """All numbers of a cell."""
-    where = one.cell.coordinates
-    return {
-        "world": where["world"],
-        "reward": where["reward"],
-        "method": where["estimator"] + (f" ({where['variant']})" if where["variant"] else ""),
-        "flops": one.guided.flops,
-        "over_unsteered": one.guided.flops / one.unsteered.flops,
-        "over_classic": one.guided.flops / one.classic.flops,
-        "live_bytes": one.guided.live,
-        "over_classic_live": one.guided.live / one.classic.live,
-        "weights_bytes": one.guided.weights,
-    }
-
-
-def _shown(rows: Any, room: int | None) -> Any:
-    """A table for a terminal."""
-    from bench.report import numbers  # noqa: PLC0415 - imports pandas
-
-    needed = rows["live_bytes"] + rows["weights_bytes"]
-    shown = {
-        "method": rows["method"],
-        "FLOPs": rows["flops"].map(_flops),
-        "over unsteered": rows["over_unsteered"].map("{:.2f}".format),
-        "over classic": rows["over_classic"].map("{:.3f}".format),
-        "live memory": rows["live_bytes"].map(numbers.size),
-        "of classic": rows["over_classic_live"].map("{:.3f}".format),
-        "weights": rows["weights_bytes"].map(numbers.size),
-        "together": needed.map(numbers.size),
-    }
-    if room is not None:
-        shown[f"fits in {numbers.size(room)}"] = (needed <= room).map({True: "yes", False: "no"})
-    return rows.assign(**shown)[list(shown)]
-
-
-def _flops(count: float) -> str:
-    """A number of FLOPs, with a unit."""
-    unit = next((unit for unit, size in UNITS.items() if count >= size), "M")
-    return f"{count / UNITS[unit]:.2f} {unit}"
+    return parsed if world is None else parsed | {"world": [world]}

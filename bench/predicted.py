@@ -117,6 +117,19 @@ def fused() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Optimisers without their fused kernels meanwhile, which are not there on meta."""
+    plain = torch.optim.AdamW
+
+    def made(weights: Any, *, fused: bool, **settings: Any) -> torch.optim.AdamW:
+        del fused
+        return plain(weights, **settings)
+
+    with patch("torch.optim.AdamW", made):
+        yield
+
+
 def _flash(  # noqa: PLR0913, PLR0917 - torch's own signature
     query: Tensor,
     key: Tensor,

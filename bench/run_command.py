@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from bench.careful import careful
+from bench.cell import Cell
 from bench.commands import planned, print_table, selection
 from bench.how import How
 from bench.limits import Limits, memory, seconds
@@ -106,7 +107,9 @@ def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> N
     try:
         with narrator(loaded) as tell:
             echo = partial(click.echo, err=True)
-            counts = run_cells(cells, folder, how, tell=tell, announce=echo)
+            counts = run_cells(
+                _fitting(cells, folder, how, echo), folder, how, tell=tell, announce=echo
+            )
     except KeyboardInterrupt:
         click.echo(
             f"\ninterrupted: finished cells are kept in {folder.path}; the same command "
@@ -134,6 +137,21 @@ def expect_gpu(suite: Suite, device: str) -> None:
             f"cpu: `stitchbench run {suite.name} --quick` rehearses it here, `stitchbench predict "
             f"{suite.name}` says what its steps will cost, and --anyway runs it all the same"
         )
+
+
+def _fitting(cells: list[Cell], store: Store, how: How, echo: Callable[[str], None]) -> list[Cell]:
+    """The cells to run, but for those of full size that the device has no room for."""
+    from bench.worlds.full import BUILDS  # noqa: PLC0415 - imports torch
+
+    if not any(cell.spec.world.build in BUILDS and not cell.quick for cell in cells):
+        return cells
+    from bench.forecast import fitting  # noqa: PLC0415 - slow: pandas
+
+    latest = store.latest()
+    missing = [cell for cell in cells if how.wants(latest.get(cell.id))]
+    kept = {cell.id for cell in fitting(missing, how.device, echo)}
+    there = {cell.id for cell in cells} - {cell.id for cell in missing}
+    return [cell for cell in cells if cell.id in kept | there]
 
 
 def _show(store: Store, cells: set[str]) -> int:

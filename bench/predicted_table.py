@@ -1,0 +1,109 @@
+"""Tables of what is predicted, for a terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from bench.asked import GUIDED, SAMPLE, UNSTEERED
+from bench.numberless import Answers
+from bench.predict import Predicted
+from bench.report import numbers
+from bench.tasks.steps import CLASSIC
+
+UNITS = {"P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6}  # of FLOPs
+STAGES = ("trunk", "denoiser", "decode", "reward", "tail", "backward")
+YARDSTICKS = (UNSTEERED, CLASSIC)
+
+
+def rows(one: Predicted) -> Iterator[dict[str, Any]]:
+    """All numbers of a cell, a row for each call of its own."""
+    where, costs = one.cell.coordinates, one.costs
+    for call, cost in costs.items():
+        if call in YARDSTICKS:
+            continue
+        over = {
+            f"over {name}": cost.flops / costs[name].flops for name in YARDSTICKS if name in costs
+        }
+        live = {"of classic": cost.live / costs[CLASSIC].live} if CLASSIC in costs else {}
+        yield {
+            "world": where["world"],
+            "reward": where["reward"],
+            "method": where["estimator"] + (f" ({where['variant']})" if where["variant"] else ""),
+            "algorithm": where.get("algorithm", ""),
+            "call": call,
+            "flops": cost.flops,
+            **over,
+            **cost.stages,
+            "live_bytes": cost.live,
+            **live,
+            "weights_bytes": cost.weights,
+        }
+
+
+def table(found: Any, room: int | None) -> str:
+    """Rows of one world and reward: FLOPs, by stage in per cent, and bytes."""
+    needed = found["live_bytes"] + found["weights_bytes"]
+    calls = set(found["call"])
+    shown = {"method": found["method"]}
+    if calls != {GUIDED}:
+        shown["algorithm" if calls == {SAMPLE} else "call"] = found[
+            "algorithm" if calls == {SAMPLE} else "call"
+        ]
+    shown["FLOPs"] = found["flops"].map(flops)
+    for name in YARDSTICKS:
+        if f"over {name}" in found:
+            shown[f"over {name.split()[0]}"] = found[f"over {name}"].map("{:.2f}".format)
+    for stage in STAGES:
+        shown[f"{stage} %"] = (100 * found[stage] / found["flops"]).map("{:.0f}".format)
+    shown["live"] = found["live_bytes"].map(numbers.size)
+    if "of classic" in found:
+        shown["of classic"] = found["of classic"].map("{:.3f}".format)
+    shown["weights"] = found["weights_bytes"].map(numbers.size)
+    shown["together"] = needed.map(numbers.size)
+    if room is not None:
+        shown[f"fits in {numbers.size(room)}"] = (needed <= room).map({True: "yes", False: "no"})
+    return pd.DataFrame(shown).to_string(index=False)
+
+
+def paper_table(model: str, *, encoders: bool) -> str:
+    """A model's rows of the paper's Table 1 beside what `bench.resident` states; "" without any."""
+    from bench import resident  # noqa: PLC0415 - slow
+
+    if model not in resident.MODELS:
+        return ""
+    found = []
+    for row in resident.rows(model, Answers(), encoders=encoders):
+        ours = row.flops_over
+        found.append(
+            {
+                "reward": row.reward,
+                **_beside("DPS", row.bytes_of(row.dps), row.paper_dps[0]),
+                **_beside("StitchVM", row.bytes_of(row.stitched), row.paper_stitched[0]),
+                "FLOPs, DPS / StitchVM": f"{ours[0]:.2f} to {ours[1]:.2f}",
+                "time, paper": f"{row.paper_dps[1] / row.paper_stitched[1]:.2f}",
+            }
+        )
+    where = "resident" if encoders else "off the device"
+    return (
+        f"\nthe paper's Table 1, {model}, in GB of 10^9 bytes: DPS with weights that ask for "
+        f"gradients,\nnothing recomputed, rewards in float32, StitchVM with a finetuned copy; "
+        f"text encoders {where}\n{pd.DataFrame(found).to_string(index=False)}\n"
+        f"FLOPs: nothing recomputed, to recomputed by block; StitchVM without a shared trunk"
+    )
+
+
+def _beside(name: str, found: int, printed: float) -> dict[str, str]:
+    """Bytes beside the paper's GB."""
+    ours = found / 1e9
+    return {
+        name: f"{ours:.1f}",
+        f"{name}, paper": f"{printed:.1f}",
+        f"{name} off": f"{100 * (ours / printed - 1):+.1f} %",
+    }
+
+
+def flops(count: float) -> str:
+    """A number of FLOPs, with a unit."""
+    unit = next((unit for unit, size in UNITS.items() if count >= size), "M")
+    return f"{count / UNITS[unit]:.2f} {unit}"
