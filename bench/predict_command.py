@@ -31,6 +31,7 @@ PAPER = "table1"  # the suite whose table the paper has
 @click.option("--out", type=Path, help="Also write all numbers as csv here.")
 @careful
 def predict(
+    *,
     suite: str,
     world: str | None,
     changes: tuple[str, ...],

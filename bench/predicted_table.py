@@ -67,7 +67,7 @@ def table(found: Any, room: int | None) -> str:
 
 
 def paper_table(model: str, *, encoders: bool) -> str:
-    """A model's rows of the paper's Table 1 beside what `bench.resident` states; "" without any."""
+    """A model's rows of the paper's Table 1 beside what is stated there; "" without any."""
     from bench import resident  # noqa: PLC0415 - slow
 
     if model not in resident.MODELS:

@@ -1,7 +1,7 @@
 """Memory of the paper's Table 1, under a statement of what lies in it; GB are 10^9 bytes.
 
     resident      generator and VAE in bfloat16, all text encoders in bfloat16, the reward's image
-                  tower in float32; of StitchVM its layer and a finetuned copy of that tower as well
+                  tower in float32; of StitchVM its layer and a finetuned copy of the tower as well
     graph         of all weights, which ask for gradients as `from_pretrained` leaves them; nothing
                   is recomputed in the backward pass
     step          one of DPS at 1024 px, batch 1, guidance 4.5, both branches as one batch
