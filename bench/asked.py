@@ -127,7 +127,7 @@ def valued(spec: Spec) -> Asked:
     build = resolve(spec.estimator.build, baselines.ESTIMATORS, "estimator")
     estimator: ValueEstimator = build(world, reward, **spec.estimator.settings)
     watch.watch(estimator)
-    z = torch.empty(1, *world.backbone.latent, dtype=_precision(world.backbone), device=META)
+    z = torch.zeros(1, *world.backbone.latent, dtype=_precision(world.backbone), device=META)
     given = (z, torch.tensor(SIGMA).to(META), [world.prompts[0]], Streams.of(0, rows=1))
     calls: dict[str, Callable[[], Any]] = {VALUE: torch.no_grad()(partial(estimator, *given))}
     if protocol.gradient and estimator.differentiable:

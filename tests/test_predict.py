@@ -140,6 +140,7 @@ SMALL = {"name": "small", "build": "sd35-medium", "side": 64, "blocks": 2}
 def test_operators_asked_once_make_what_they_make(estimator, monkeypatch):
     planned, _ = cells("table1", {**SMALL, "blocks": 4}, reward=["clip"])
     wanted = [c for c in planned if c.coordinates["estimator"] == estimator]
+    list(predicted(wanted))  # texts of a reward are drawn once a process, and kept
     (remembered,) = predicted(wanted)
     monkeypatch.setattr(Answers, "_run", lambda _, func, args, kwargs, __: func(*args, **kwargs))
     (plain,) = predicted(wanted)
