@@ -97,7 +97,7 @@ class Answers(TorchDispatchMode):
     ) -> None:
         """Keep the numbers of what an operator made of known ones."""
         if func._overloadpacket in AND and tensors[0].dtype == torch.bool:
-            self._both(*args, out)
+            self._both(args[0], args[1], out)
             return
         if func._overloadpacket is SOME:
             self._some(tensors[0], out)

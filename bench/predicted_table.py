@@ -34,7 +34,7 @@ def rows(one: Predicted) -> Iterator[dict[str, Any]]:
             "call": call,
             "flops": cost.flops,
             **over,
-            **cost.stages,
+            **{f"{stage} flops": of_it for stage, of_it in cost.stages.items()},
             "live_bytes": cost.live,
             **live,
             "weights_bytes": cost.weights,
@@ -55,7 +55,7 @@ def table(found: Any, room: int | None) -> str:
         if f"over {name}" in found:
             shown[f"over {name.split()[0]}"] = found[f"over {name}"].map("{:.2f}".format)
     for stage in STAGES:
-        shown[f"{stage} %"] = (100 * found[stage] / found["flops"]).map("{:.0f}".format)
+        shown[f"{stage} %"] = (100 * found[f"{stage} flops"] / found["flops"]).map("{:.0f}".format)
     shown["live"] = found["live_bytes"].map(numbers.size)
     if "of classic" in found:
         shown["of classic"] = found["of classic"].map("{:.3f}".format)

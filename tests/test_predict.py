@@ -243,6 +243,7 @@ def test_the_table_says_what_fits(tmp_path):
     only = "world~Medium & reward=clip & estimator~DPS, weights"
     found = said("cost-dps", "--only", only, "--memory", "40GB", "--out", out)
     assert "fits in 40 GB" in found
+    assert "random weights, clip reward" in found
     assert "42 GB no" in found
     assert "1.38" in out.read_text()
 
