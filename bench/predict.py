@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
+from torch.linalg import LinAlgError
+
 from bench.asked import UNSTEERED, Asked, asked
 from bench.cell import Cell, Spec
 from bench.numberless import Answers
@@ -87,7 +89,7 @@ def _counted(spec: Spec, answers: Answers, shared: dict[str, Cost]) -> dict[str,
             name: shared[name] if name in shared else _cost(what, name, answers)
             for name in what.calls
         }
-    except NotImplementedError as error:
+    except (NotImplementedError, LinAlgError) as error:
         raise ValueError(
             f"expected a world whose cells can run on shapes alone, got {spec.world.build!r}: "
             f"{str(error).partition(chr(10))[0]}"
