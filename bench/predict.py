@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from torch.linalg import LinAlgError
+from torch._C import _LinAlgError as LinAlgError
 
 from bench.asked import UNSTEERED, Asked, asked
 from bench.cell import Cell, Spec
