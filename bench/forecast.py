@@ -7,14 +7,15 @@ import torch
 
 from bench.cell import Cell
 from bench.numberless import Answers
-from bench.predict import Predicted, predicted
+from bench.predict import Known, Predicted, predicted
 from bench.predicted_table import YARDSTICKS, flops
 from bench.report import numbers
 from bench.worlds import full
 
+LESS = "smaller pictures take less: --world WORLD,side=512"
 SIDE = 4096  # of the matrices by whose product a GPU's rate is measured
 PRODUCTS = 20
-PREDICTED = ("align", "value", "train")
+PREDICTED = ("align", "value")  # an iteration of training takes minutes to count
 
 
 def of_full_size(cell: Cell) -> bool:
@@ -38,22 +39,24 @@ def fitting(cells: Sequence[Cell], device: str, tell: Callable[[str], None]) -> 
     gpu = torch.device(device).type == "cuda"
     room = torch.cuda.get_device_properties(device).total_memory if gpu else None
     speed = rate(device) if gpu else None
-    refused, answers = set(), Answers()
+    answers, known, fit = Answers(), Known(), {cell.id: True for cell in cells}
     for cell in large:
         try:
-            one = next(predicted([cell], answers))
+            one = next(predicted([cell], answers, known))
         except ValueError as error:  # a run needs no prediction
             tell(f"{cell.id} is not predicted: {error}")
             continue
         needed = one.live + one.weights
         tell(_line(one, needed, speed))
         if room is not None and needed > room:
-            refused.add(one.cell.id)
+            fit[cell.id] = False
             tell(
                 f"  not started: it needs {numbers.size(needed)} beside what libraries take, and "
                 f"{device} has {numbers.size(room)}"
             )
-    return [cell for cell in cells if cell.id not in refused]
+    if not all(fit.values()):
+        tell(f"{sum(fit.values())} of {len(fit)} cells fit; {LESS}")
+    return [cell for cell in cells if fit[cell.id]]
 
 
 def _line(one: Predicted, needed: int, speed: float | None) -> str:

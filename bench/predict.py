@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from torch._C import _LinAlgError as LinAlgError
+import torch
 
 from bench.asked import UNSTEERED, Asked, asked
 from bench.cell import Cell, Spec
@@ -18,6 +18,7 @@ from bench.protocols import AlignProtocol
 from bench.tasks.steps import CLASSIC
 
 Key = tuple[str, ...]
+Known = dict[Key, dict[str, Cost]]  # of cells, and of what cells share
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,20 @@ class Predicted:
         return next(iter(self.costs.values())).weights
 
 
-def predicted(cells: Iterable[Cell], answers: Answers | None = None) -> Iterator[Predicted]:
+def predicted(
+    cells: Iterable[Cell], answers: Answers | None = None, known: Known | None = None
+) -> Iterator[Predicted]:
     """What cells cost, as they come.
 
     Args:
         cells: Which.
         answers: Where to count, with what it remembers; a new one when None.
+        known: What was counted before, to which this adds; nothing when None.
 
     Raises:
         ValueError: for a task of which nothing is predicted, or what shapes alone do not say.
     """
-    known: dict[Key, dict[str, Cost]] = {}
+    known = {} if known is None else known
     answers = answers or Answers()
     for cell in cells:
         own, shared = _keys(cell.spec)
@@ -89,7 +93,7 @@ def _counted(spec: Spec, answers: Answers, shared: dict[str, Cost]) -> dict[str,
             name: shared[name] if name in shared else _cost(what, name, answers)
             for name in what.calls
         }
-    except (NotImplementedError, LinAlgError) as error:
+    except (NotImplementedError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
         raise ValueError(
             f"expected a world whose cells can run on shapes alone, got {spec.world.build!r}: "
             f"{str(error).partition(chr(10))[0]}"
