@@ -21,14 +21,15 @@ import baselines
 from bench.algorithms import Algorithm, Guide, Unsteered
 from bench.cell import Spec
 from bench.meter import Calls
+from bench.part import Part
 from bench.predicted import unfused
 from bench.protocols import AlignProtocol, Protocol, TrainProtocol
 from bench.resolve import resolve
 from bench.tasks.align import Place
 from bench.tasks.steps import SMALL
 from bench.tasks.train import School
+from bench.worlds import full, reward_of
 from bench.worlds import make as make_world
-from bench.worlds import reward_of
 from stitchvm.align.training import Recipe
 from stitchvm.backbone import Backbone
 from stitchvm.memo import SharedTrunk
@@ -38,6 +39,7 @@ from stitchvm.value import Sum, ValueEstimator, value_and_gradient
 GUIDED, UNSTEERED, SAMPLE = "guided", "unsteered", "sample"
 VALUE, GRADIENT, ITERATION, PUBLISHED = "value", "gradient", "iteration", "published"
 META, SIGMA = "meta", 0.5
+NOTHING_READ = {"weights": "random", "pictures": None, "models": None, "sets": None}
 NOWHERE = Path("nowhere")  # of checkpoints, which nobody writes
 
 
@@ -70,7 +72,14 @@ def asked(spec: Spec) -> Asked:
     """
     if spec.task not in TASKS:
         raise ValueError(f"expected a task in {', '.join(TASKS)}, got {spec.task!r}")
-    return TASKS[spec.task](spec)
+    return TASKS[spec.task](spec.model_copy(update={"world": shapes_of(spec.world)}))
+
+
+def shapes_of(world: Part) -> Part:
+    """A world without what it reads: of full size, random weights of the same shapes."""
+    if world.build not in full.BUILDS:
+        return world
+    return world.model_copy(update={"settings": world.settings | NOTHING_READ})
 
 
 def aligned(spec: Spec) -> Asked:

@@ -19,6 +19,7 @@ from bench.protocols import AnyProtocol
 Task = Literal["value", "robustness", "interface", "cost", "align", "train"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
+FOLDERS = ("pictures", "models", "sets")  # that a world reads
 SUFFIXES = {".py", ".txt", ".jsonl"}  # of users' files
 LATER: dict[str, Any] = {
     "algorithm": None,
@@ -26,9 +27,6 @@ LATER: dict[str, Any] = {
     "judges": [],
     "gradients": True,
     "fast": [],
-    "pictures": None,
-    "models": None,
-    "sets": None,
     "captions": "mscoco",
     "preferences": "hpdv2",
 }
@@ -70,7 +68,8 @@ class Spec(Model):
 def identity(spec: dict[str, Any]) -> str:
     """The id of a specification as plain data.
 
-    A user's file counts by its name and content, not by the folder it lies in.  Where a
+    A user's file counts by its name and content, not by the folder it lies in; so do the folders
+    that a world reads, whose content its digest says.  Where a
     field that came `LATER` says what was so before it, it is not in the digest either.
     """
     return digest(_identified(spec))
@@ -84,11 +83,18 @@ def _identified(data: Any) -> Any:
     kept = {
         name: _identified(value)
         for name, value in data.items()
-        if not (name in LATER and value == LATER[name])
+        if not (name in LATER and value == LATER[name]) and not _is_folder(name, value)
     }
+    if "weights" in kept and kept["weights"] not in {"random", "hub"}:
+        kept["weights"] = "copies"
     if isinstance(data.get("build"), str) and isinstance(data.get("source"), str):
         kept["build"] = named(data["build"], data["source"])
     return kept
+
+
+def _is_folder(name: str, value: Any) -> bool:
+    """Whether it is the path of a folder, or that there is none; `pictures` is a number too."""
+    return name in FOLDERS and (value is None or isinstance(value, str))
 
 
 def digest(data: Any) -> str:

@@ -65,7 +65,31 @@ def planned(
     Raises:
         ValueError: for a change that is not AXIS=VALUES, or a selection of nothing.
     """
-    suite, parsed = suites.load(name, world), {}
+    suite = suites.load(name, world)
+    cells = plans.plan(suite, changes=changed(name, suite, changes, world), **options)
+    if not cells:
+        raise ValueError(
+            f"expected --only to select some cells of {suite.name!r}, got none for "
+            f"{options['only']!r}"
+        )
+    return suite, cells
+
+
+def changed(
+    name: str, suite: suites.Suite, changes: Iterable[str], world: str | None
+) -> dict[str, list[Any]]:
+    """Axes in place of a suite's, of `--set` and `--world`.
+
+    Args:
+        name: What the suite was asked for by: with a world, it may be one of that world's own.
+        suite: The suite.
+        changes: AXIS=V1,V2.
+        world: In place of the suite's.
+
+    Raises:
+        ValueError: for a change that is not AXIS=VALUES.
+    """
+    parsed = {}
     for change in changes:
         field, equals, text = change.partition("=")
         if not equals:
@@ -73,13 +97,7 @@ def planned(
         parsed[field.strip()] = suites.values(field.strip(), text)
     if world is not None and suite.name != f"{name}-{world}":
         parsed["world"] = [world]
-    cells = plans.plan(suite, changes=parsed, **options)
-    if not cells:
-        raise ValueError(
-            f"expected --only to select some cells of {suite.name!r}, got none for "
-            f"{options['only']!r}"
-        )
-    return suite, cells
+    return parsed
 
 
 @click.command(epilog="Example: stitchbench ls estimators")

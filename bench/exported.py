@@ -65,6 +65,7 @@ def export(
             lines = [line_of(prompt, metadata) for prompt in row["prompts"]]
             place = folder / record["id"] / record["attempt"] / row["phase"]
             if place.is_dir():
+                _expect(place, lines)
                 yield place, False
                 continue
             spec = Spec.model_validate(record["spec"])
@@ -91,6 +92,17 @@ def line_of(prompt: str, metadata: Mapping[str, dict[str, Any]] | None) -> dict[
     if prompt not in metadata:
         raise ValueError(f"expected GenEval's metadata of every prompt, got none of {prompt!r}")
     return metadata[prompt]
+
+
+def _expect(place: Path, lines: list[dict[str, Any]]) -> None:
+    """Refuse a phase's folder that says something else of its prompts.
+
+    Raises:
+        ValueError: naming it.
+    """
+    said = place / f"{0:05}" / "metadata.jsonl"
+    if lines and json.loads(said.read_text("utf-8")) != lines[0]:
+        raise ValueError(f"expected the metadata asked for in {said}, got other: export elsewhere")
 
 
 def picture(k: int, n: int) -> str:

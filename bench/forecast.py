@@ -1,7 +1,14 @@
-"""What `run` says before cells of full size start: what they cost, and which do not fit."""
+"""What `run` says before cells of full size start: what they cost, and which do not fit.
+
+Networks are counted from shapes, whatever weights they will have.  A GPU is asked in a process of
+its own: the runner holds nothing on what cells are measured on.
+"""
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import NamedTuple
 
 import torch
 
@@ -18,6 +25,18 @@ PRODUCTS = 20
 PREDICTED = ("align", "value")  # an iteration of training takes minutes to count
 
 
+class Room(NamedTuple):
+    """What a GPU has.
+
+    Attributes:
+        memory: Bytes.
+        rate: FLOPs a second in products of bfloat16: what no step exceeds by much.
+    """
+
+    memory: int
+    rate: float
+
+
 def of_full_size(cell: Cell) -> bool:
     """Whether a cell runs a model of full size, whole."""
     world, settings = cell.spec.world, cell.spec.world.settings
@@ -25,47 +44,45 @@ def of_full_size(cell: Cell) -> bool:
     return whole and not cell.quick and cell.spec.task in PREDICTED
 
 
-def fitting(cells: Sequence[Cell], device: str, tell: Callable[[str], None]) -> list[Cell]:
-    """The cells that a device has room for; what those of full size cost is told.
+def refused(cells: Sequence[Cell], device: str, tell: Callable[[str], None]) -> dict[str, str]:
+    """Why some cells have no room on a device, by their ids; what those of full size cost is told.
 
     Args:
         cells: What is to run.
-        device: Where: on a GPU its memory counts, and its rate, measured now.
+        device: Where: a GPU's memory counts.
         tell: Takes lines.
     """
     large = [cell for cell in cells if of_full_size(cell)]
     if not large:
-        return list(cells)
-    gpu = torch.device(device).type == "cuda"
-    room = torch.cuda.get_device_properties(device).total_memory if gpu else None
-    speed = rate(device) if gpu else None
-    answers, known, fit = Answers(), Known(), {cell.id: True for cell in cells}
+        return {}
+    room = asked(device) if torch.device(device).type == "cuda" else None
+    answers, known, why = Answers(), Known(), dict[str, str]()
     for cell in large:
         try:
             one = next(predicted([cell], answers, known))
-        except ValueError as error:  # a run needs no prediction
+        except (ValueError, FileNotFoundError) as error:  # a run needs no prediction
             tell(f"{cell.id} is not predicted: {error}")
             continue
-        needed = one.live + one.weights
-        tell(_line(one, needed, speed))
-        if room is not None and needed > room:
-            fit[cell.id] = False
-            tell(
-                f"  not started: it needs {numbers.size(needed)} beside what libraries take, and "
-                f"{device} has {numbers.size(room)}"
+        needed = max(cost.live for cost in one.costs.values()) + one.weights
+        tell(_line(one, needed, room))
+        if room is not None and needed > room.memory:
+            why[cell.id] = (
+                f"it needs {numbers.size(needed)} beside what libraries take, and {device} has "
+                f"{numbers.size(room.memory)}: it was not started"
             )
-    if not all(fit.values()):
-        tell(f"{sum(fit.values())} of {len(fit)} cells fit; {LESS}")
-    return [cell for cell in cells if fit[cell.id]]
+            tell(f"  {why[cell.id]}")
+    if why:
+        tell(f"{len(cells) - len(why)} of {len(cells)} cells fit; {LESS}")
+    return why
 
 
-def _line(one: Predicted, needed: int, speed: float | None) -> str:
+def _line(one: Predicted, needed: int, room: Room | None) -> str:
     """What a cell costs, in words."""
     name, most = max(
         ((name, cost.flops) for name, cost in one.costs.items() if name not in YARDSTICKS),
         key=lambda item: item[1],
     )
-    took = "" if speed is None else f", at least {numbers.seconds(most / speed)}"
+    took = "" if room is None else f", at least {numbers.seconds(most / room.rate)}"
     where = one.cell.coordinates
     return (
         f"{where['estimator']}, {where['reward']}, {where['world']}: {name} {flops(most)}FLOP"
@@ -73,8 +90,14 @@ def _line(one: Predicted, needed: int, speed: float | None) -> str:
     )
 
 
-def rate(device: str) -> float:
-    """FLOPs a second of a GPU in products of bfloat16: what no step exceeds by much."""
+def asked(device: str) -> Room:
+    """What a GPU has, found out by a process that ends before cells start."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as alone:
+        return alone.submit(measured, device).result()
+
+
+def measured(device: str) -> Room:
+    """What a GPU has."""
     x = torch.ones(SIDE, SIDE, dtype=torch.bfloat16, device=device)
     x @ x
     torch.cuda.synchronize(device)
@@ -82,4 +105,5 @@ def rate(device: str) -> float:
     for _ in range(PRODUCTS):
         x @ x
     torch.cuda.synchronize(device)
-    return PRODUCTS * 2 * SIDE**3 / (time.perf_counter() - start)
+    rate = PRODUCTS * 2 * SIDE**3 / (time.perf_counter() - start)
+    return Room(torch.cuda.get_device_properties(device).total_memory, rate)

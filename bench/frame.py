@@ -28,6 +28,7 @@ from bench.store import Store
 FACET = ["suite", "world", "reward", "latents", "pairing", "group", "grid", "variant", "estimand"]
 ROOTS = {"rmse": "mse", "rmse_centred": "centred_mse", "rmse_realised": "mse_realised"}
 REALISED = ("bias", "mse")  # that have a form against realised rewards
+ONE = 1.0  # member: the clean latent that was noised; how far it adds to errors is not known
 MEAN = "mean"  # the value that these are draws of
 KEEP = ("quick", "isolation", "attempt", "suite", "started", "wall_seconds")
 SHOWN = {  # what tables say of a cell without numbers, in its place
@@ -127,10 +128,12 @@ def _judged(row: dict[str, Any]) -> dict[str, Any]:
     """
     metrics = row["metrics"]
     known = {name: metrics.get(f"{name}_realised") for name in REALISED}
-    told = row["estimand"]["text"].partition("|")[0].strip() == MEAN and None not in known.values()
-    if not told or any(metrics.get(name) is not None for name in REALISED):
+    estimand = row["estimand"]
+    drawn = (estimand["value"], estimand["posterior"]) == (MEAN, row["realises"])
+    judged = any(metrics.get(name) is not None for name in REALISED)
+    if judged or not drawn or None in known.values():
         return row
-    return row | {"metrics": metrics | known, "truth_members": 1.0, "truth_floor": 0.0}
+    return row | {"metrics": metrics | known, "truth_members": ONE}
 
 
 def _what(row: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +201,8 @@ def _with_skill(frame: pd.DataFrame) -> pd.DataFrame:
     for _, row in frame.iterrows():
         of = constants.get((*row[FACET], row["z_digest"]))
         mse = row["mse_by_prompt"]
-        if of is None or mse is None:
+        unknown = row["truth_members"] == ONE and np.isnan(row["truth_floor"])
+        if of is None or mse is None or unknown:
             found.append(spread("skill", None) | spread("won", None))
             continue
         itself = row["estimator_build"] == "constant"

@@ -1,7 +1,7 @@
 """How cells are run: where, how often, within what limits, and which ended ones run again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.attempt import Isolation
@@ -29,6 +29,8 @@ class How:
         max_failures: Failed cells after which no other is started; None: any.
         budget: Seconds that are to be spent: no cell is started that, by the longest so far,
             would end later; None: any.
+        began: When that time began, by `time.perf_counter`; None: with the first cell.
+        refused: Why cells are not started for want of room, by their ids.
         unlock: Whether cells are taken from runners that seem to be at work on them.
         command: What was typed, for records to say how to repeat one cell.
     """
@@ -44,6 +46,8 @@ class How:
     processes: int = 1
     max_failures: int | None = None
     budget: float | None = None
+    began: float | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
     unlock: bool = False
     command: str = "stitchbench run"
 

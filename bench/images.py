@@ -146,7 +146,7 @@ class FolderImages(Images):
                 fitted = ImageOps.fit(
                     image.convert("RGB"), (width, height), Image.Resampling.BICUBIC
                 )
-        except OSError as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"expected an image in {path}, got {error}") from error
         x = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
         return x.float() / 127.5 - 1

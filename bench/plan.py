@@ -203,12 +203,23 @@ def _reward(value: Any, built: "World", task: str) -> Part:
     registry = dict.fromkeys(built.rewards, built.reward)
     names = value.split(JOINT) if isinstance(value, str) and task == "train" else [value]
     parts = [part(name, registry, "reward") for name in names]
+    parts = [
+        one.model_copy(update={"digest": built.identity(one.build)})
+        if one.build in built.rewards
+        else one
+        for one in parts
+    ]
     if task in OWN_REWARDS and parts[0].source is not None:
         raise UnknownName(f"reward of the {task} task", parts[0].build, registry)
     if len(parts) == 1:
         return parts[0]
     sources = [one.source or "" for one in parts]
-    return Part(build=value, source=JOINT.join(sources) if any(sources) else None)
+    digests = [one.digest or "" for one in parts]
+    return Part(
+        build=value,
+        source=JOINT.join(sources) if any(sources) else None,
+        digest=JOINT.join(digests) if any(digests) else None,
+    )
 
 
 def selector(expression: str) -> Callable[[Cell], bool]:

@@ -1,13 +1,13 @@
 """stitchbench predict: what the cells of a suite will cost, from the architecture alone."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from bench import plan as plans
 from bench import suite as suites
 from bench.careful import careful
+from bench.commands import changed
 from bench.limits import memory as bytes_of
 
 PAPER = "table1"  # the suite whose table the paper has
@@ -52,11 +52,16 @@ def predict(
 
     from bench.predict import predicted  # noqa: PLC0415 - imports torch
     from bench.predicted_table import paper_table, rows, table  # noqa: PLC0415
-    from bench.shaped import untrained  # noqa: PLC0415
+    from bench.shaped import members, untrained  # noqa: PLC0415
 
     room = None if memory is None else bytes_of(memory)
-    loaded, left = untrained(suites.load(suite, world))
-    cells = plans.plan(loaded, changes=_changed(changes, world), only=only)
+    loaded = suites.load(suite, world)
+    kept, others = members(loaded)
+    cells, left = [], list[str]()
+    for member in kept:
+        shaped, without = untrained(member)
+        left += without
+        cells += plans.plan(shaped, changes=changed(suite, loaded, changes, world), only=only)
     if not cells:
         raise ValueError(f"expected some cells, got none of {loaded.name!r} for {only!r}")
     counted = track(predicted(cells), "cells", total=len(cells), transient=True)
@@ -65,23 +70,10 @@ def predict(
         click.echo(f"\n{of_world}, {reward} reward")
         click.echo(table(part, room))
     if left:
-        click.echo(f"\nleft out, for their shape is that of trained weights: {', '.join(left)}")
+        click.echo(f"\nleft out, for only trained weights tell their shape: {', '.join(left)}")
+    if others:
+        click.echo(f"\nleft out, for nothing is predicted of their task: {', '.join(others)}")
     if loaded.name == PAPER and world is not None:
         click.echo(paper_table(world, encoders=encoders == "resident"))
     if out is not None:
         frame.to_csv(out, index=False)
-
-
-def _changed(changes: tuple[str, ...], world: str | None) -> dict[str, list[Any]]:
-    """Axes in place of the suite's.
-
-    Raises:
-        ValueError: for a change that is not AXIS=VALUES.
-    """
-    parsed = {}
-    for change in changes:
-        field, equals, text = change.partition("=")
-        if not equals:
-            raise ValueError(f"expected --set AXIS=V1,V2, got {change!r}")
-        parsed[field.strip()] = suites.values(field.strip(), text)
-    return parsed if world is None else parsed | {"world": [world]}

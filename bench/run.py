@@ -165,7 +165,8 @@ class _Runner:
 
     def run(self) -> None:
         """Run all, and stop where asked to."""
-        self.total, self.ended, self.began = len(self.queue), 0, time.perf_counter()
+        self.total, self.ended = len(self.queue), 0
+        self.began = time.perf_counter() if self.how.began is None else self.how.began
         try:
             self._drain()
             if not self.queue:  # what others were at work on may have been left by them
@@ -194,8 +195,12 @@ class _Runner:
     @property
     def _late(self) -> bool:
         """Whether a cell that takes as long as the longest would end after the budget."""
-        spent = time.perf_counter() - self.began
-        return self.how.budget is not None and spent + self.longest > self.how.budget
+        spent, first = time.perf_counter() - self.began, not (self.ended or self.at_work)
+        return (
+            self.how.budget is not None
+            and not first  # however long it took until here, each run gets on
+            and spent + self.longest > self.how.budget
+        )
 
     @property
     def _enough(self) -> bool:
@@ -226,6 +231,11 @@ class _Runner:
             self.outcomes.setdefault(cell.id, "before")
             return
         self.at_work[attempt] = cell, time.perf_counter()
+        if (why := self.how.refused.get(cell.id)) is not None:
+            kept = Ended(attempt, Exit(0))
+            self._record(cell, kept, "oom_gpu", why, 0.0)
+            self._end(kept)
+            return
         self.tell(Progress(cell, self.ended, self.total))
         self.backend.start(self._job(cell), attempt)
 

@@ -1,7 +1,9 @@
 """stitchbench run: how cells are run, from options, and what came of it, as an exit code."""
 
 import shlex
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ from bench.commands import planned, print_table, selection
 from bench.how import How
 from bench.limits import Limits, memory, seconds
 from bench.progress import narrator
+from bench.run import check_device
 from bench.run import run as run_cells
 from bench.stale import stale
 from bench.statuses import GOOD, RERUNS
@@ -90,7 +93,7 @@ def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> N
     """Run what is missing of SUITE: a shipped suite's name or the path of a YAML file."""
     names = ("world", "changes", "only", "seed", "quick", "device", "threads")
     chosen = {name: options.pop(name) for name in names}
-    anyway, manner = options.pop("anyway"), _manner(**options)
+    began, anyway, manner = time.perf_counter(), options.pop("anyway"), _manner(**options)
     if not (anyway or chosen["quick"]):
         expect_gpu(load(suite, chosen["world"]), chosen["device"])
     loaded, cells = planned(suite, **chosen)
@@ -101,15 +104,15 @@ def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> N
         isolation=loaded.isolation,
         device=chosen["device"],
         threads=chosen["threads"],
+        began=began,
         command=_typed(suite, folder, chosen, ["--anyway"] if anyway else []),
         **manner,
     )
     try:
         with narrator(loaded) as tell:
             echo = partial(click.echo, err=True)
-            counts = run_cells(
-                _fitting(cells, folder, how, echo), folder, how, tell=tell, announce=echo
-            )
+            how = replace(how, refused=_refused(cells, folder, how, echo))
+            counts = run_cells(cells, folder, how, tell=tell, announce=echo)
     except KeyboardInterrupt:
         click.echo(
             f"\ninterrupted: finished cells are kept in {folder.path}; the same command "
@@ -135,23 +138,25 @@ def expect_gpu(suite: Suite, device: str) -> None:
         raise ValueError(
             f"expected --device cuda for {suite.name!r}, which is meant for {suite.where}, got "
             f"cpu: `stitchbench run {suite.name} --quick` rehearses it here, `stitchbench predict "
-            f"{suite.name}` says what its steps will cost, and --anyway runs it all the same"
+            f"{suite.name}` says what it will cost (but for the task `cost`), and --anyway runs "
+            f"it all the same"
         )
 
 
-def _fitting(cells: list[Cell], store: Store, how: How, echo: Callable[[str], None]) -> list[Cell]:
-    """The cells to run, but for those of full size that the device has no room for."""
+def _refused(
+    cells: list[Cell], store: Store, how: How, echo: Callable[[str], None]
+) -> dict[str, str]:
+    """Why cells of full size have no room on the device, by their ids."""
     from bench.worlds.full import BUILDS  # noqa: PLC0415 - imports torch
 
-    if not any(cell.spec.world.build in BUILDS and not cell.quick for cell in cells):
-        return cells
-    from bench.forecast import fitting  # noqa: PLC0415 - slow: pandas
+    here = how.backend == "process"
+    if not here or not any(c.spec.world.build in BUILDS and not c.quick for c in cells):
+        return {}
+    from bench.forecast import refused  # noqa: PLC0415 - slow: pandas
 
+    check_device(how.device)
     latest = store.latest()
-    missing = [cell for cell in cells if how.wants(latest.get(cell.id))]
-    kept = {cell.id for cell in fitting(missing, how.device, echo)}
-    there = {cell.id for cell in cells} - {cell.id for cell in missing}
-    return [cell for cell in cells if cell.id in kept | there]
+    return refused([c for c in cells if how.wants(latest.get(c.id))], how.device, echo)
 
 
 def _show(store: Store, cells: set[str]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.asked import TASKS
-from bench.suite import PARTS, Suite
+from bench.suite import PARTS, Suite, load
 
 UNTRAINED = ("i", "j", "condition")  # settings of a stitched model that its shape depends on
 TRAINED = ("vae_stitch", "noisy_student", "feature_head", "linear_stitch")  # no untrained form
@@ -18,20 +18,28 @@ LESS: dict[str, dict[str, Any]] = {  # of a task: nothing is judged, and nothing
 }
 
 
+def members(suite: Suite) -> tuple[list[Suite], list[str]]:
+    """The suites that one is made of, those of tasks that are predicted, and the others' names.
+
+    Raises:
+        ValueError: if none of them is predicted.
+    """
+    several = [load(name) for name in suite.suites] or [suite]
+    kept = [one for one in several if one.task in TASKS]
+    if not kept:
+        raise ValueError(
+            f"expected a suite of a task in {', '.join(TASKS)}, whose costs can be predicted, "
+            f"got {suite.name!r} of {several[0].task!r}"
+        )
+    return kept, [one.name for one in several if one not in kept]
+
+
 def untrained(suite: Suite) -> tuple[Suite, list[str]]:
     """A suite whose stitched models need no training, and the names of estimators left out.
 
     Args:
         suite: One of a task that is predicted.
-
-    Raises:
-        ValueError: for another task.
     """
-    if suite.task not in TASKS:
-        raise ValueError(
-            f"expected a suite of a task in {', '.join(TASKS)}, whose costs can be predicted, "
-            f"got {suite.name!r} of {suite.task!r}"
-        )
     left: list[str] = []
     less = LESS[suite.task]
     axes = {name: _axis(name, values, less, left) for name, values in suite.axes.items()}

@@ -28,7 +28,9 @@ def weights() -> None:
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder of copies.")
 @careful
 def get(model: str, rewards: tuple[str, ...], *, tiny: bool, to: Path) -> None:
-    """Fetch a generator and rewards from the hub, at pinned revisions, and write their digests.
+    """Fetch a generator and rewards from the hub, and write their digests.
+
+    Revisions are pinned, but for the distilled decoder's.
 
     Stopped, the same command goes on. Gated models need `hf auth login` and an accepted licence.
     """

@@ -78,6 +78,11 @@ class World(ABC):
             ValueError: if the world has none of that name.
         """
 
+    def identity(self, reward: str) -> str | None:
+        """Which weights the reward of that name has, where `digest` does not say."""
+        del reward
+        return None
+
     @abstractmethod
     def draw(self, c: Prompts, rng: Streams) -> Tensor:
         """Clean latents z_0 ~ p(z_0 | c), one per stream; the null prompt draws from all data."""

@@ -1,12 +1,12 @@
 """What `run` says before cells of full size start, and which of them it does not start."""
 
-from types import SimpleNamespace
-
 import pytest
-import torch
 
 from bench import forecast
+from bench.how import How
 from bench.plan import plan
+from bench.run import run
+from bench.store import Store
 from bench.suite import load
 
 SMALL = {"build": "sd35-medium", "side": 64, "name": "Medium at 64 px"}
@@ -22,28 +22,33 @@ def cells():
 
 def told(cells, device):
     lines = []
-    kept = forecast.fitting(cells, device, lines.append)
-    return [cell.coordinates["estimator"] for cell in kept], lines
+    return list(forecast.refused(cells, device, lines.append)), lines
 
 
-def test_all_cells_of_a_cpu_are_told_and_kept(cells):
-    kept, lines = told(cells, "cpu")
-    assert kept == list(STEPS)
+def test_all_cells_of_a_cpu_are_told_and_none_is_refused(cells):
+    refused, lines = told(cells, "cpu")
+    assert refused == []
     assert [line.partition(",")[0] for line in lines] == ["DPS + StitchVM", "DPS"]
     assert all("FLOP; " in line and "GB of memory" in line for line in lines)
 
 
-def test_what_a_gpu_has_no_room_for_is_not_started(cells, monkeypatch):
-    needed = [one.live + one.weights for one in forecast.predicted(cells)]
-    assert needed[0] < needed[1]
-    room = SimpleNamespace(total_memory=sum(needed) // 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: room)
-    monkeypatch.setattr(forecast, "rate", lambda _: 1e14)
-    kept, lines = told(cells, "cuda:0")
-    assert kept == ["DPS + StitchVM"]
+def test_what_a_gpu_has_no_room_for_is_recorded_and_not_started(cells, monkeypatch, tmp_path):
+    needed = [max(c.live for c in one.costs.values()) + one.weights
+              for one in forecast.predicted(cells)]  # fmt: skip
+    assert needed[0] < needed[1]  # though both time classic DPS
+    room = forecast.Room(sum(needed) // 2, 1e14)
+    monkeypatch.setattr(forecast, "asked", lambda _: room)
+    refused, lines = told(cells, "cuda:0")
+    assert refused == [cells[1].id]
     assert "at least" in lines[0]
-    assert "not started: it needs" in lines[2]
+    assert "it was not started" in lines[2]
     assert lines[3].startswith("1 of 2 cells fit; smaller pictures take less")
+    how = How("inline", refused={cells[1].id: lines[2].strip()})
+    store = Store(tmp_path)
+    assert run(cells[1:], store, how)["error"] == 1
+    (record,) = store.records(cells[1].id)
+    assert record["status"] == "oom_gpu"
+    assert "it was not started" in record["reason"]
 
 
 def test_what_cannot_be_predicted_runs_all_the_same(cells, monkeypatch):
@@ -51,8 +56,8 @@ def test_what_cannot_be_predicted_runs_all_the_same(cells, monkeypatch):
         raise ValueError("no shapes")
 
     monkeypatch.setattr(forecast, "predicted", refuse)
-    kept, lines = told(cells, "cpu")
-    assert kept == list(STEPS)
+    refused, lines = told(cells, "cpu")
+    assert refused == []
     assert "is not predicted: no shapes" in lines[0]
 
 

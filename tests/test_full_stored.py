@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,9 @@ from baselines.untrained import build as untrained
 from bench.cli import cli
 from bench.contract import backbone as contract
 from bench.contract.checking import ROWS, check
+from bench.plan import plan
+from bench.predict import predicted
+from bench.suite import load
 from bench.worlds.full import BUILDS, sources, stored
 from bench.worlds.full.files import SUMS, Copies, download, write_sums
 from bench.worlds.full.world import FullWorld
@@ -235,7 +239,7 @@ def test_a_value_model_is_made_and_judged_without_a_truth(copies, pictures, tmp_
     invoked(
         *("run", "realised", "--world", where, "--store", store),
         *("--set", "reward=clip", "--set", "prompts=2", "--set", "sigmas=0.5"),
-        *("--set", "members=3", "--set", "calls=1", "--processes", 1),
+        *("--set", "members=3", "--set", "calls=1", "--processes", 1, "--anyway"),
         *("--only", "estimator!=MC, 4 rollouts of 10 & estimator!=tweedie, tiny decoder"),
     )
     rows = [json.loads(f.read_text())["rows"][0] for f in store.glob("cells/*/*/result.json")]
@@ -249,6 +253,47 @@ def test_a_value_model_is_made_and_judged_without_a_truth(copies, pictures, tmp_
     invoked("report", store)
     page = " ".join((store / "report" / "index.html").read_text().split())
     assert "errors are those against realised rewards, whose spread" in page
+
+
+def test_noise_does_not_stand_for_pictures(copies):
+    made = world("sd35-medium", copies)
+    for asked in (lambda: made.draw([NULL], Streams([1])), lambda: next(made.images("held", 1))):
+        with refused("expected pictures=FOLDER with published weights of 'sd35-medium'"):
+            asked()
+
+
+def test_predictions_read_no_weights(copies, monkeypatch, tmp_path):
+    for name in ("backbone", "decoder", "reward"):
+        monkeypatch.setattr(stored.StoredParts, name, None)
+    where = {"build": "sd35-medium", "weights": str(copies), "side": 32}
+    cells = plan(load("cost-dps"), changes={"world": [where], "reward": ["hps-v2.1"]})
+    steps = [cell for cell in cells if cell.coordinates["estimator"] == "DPS, stop-gradient"]
+    (one,) = predicted(steps[:1])
+    assert one.costs["guided"].flops > 0
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_a_world_is_depends_on_what_it_reads_alone(copies, tmp_path):
+    moved = shutil.copytree(copies, tmp_path / "moved")
+    pick, tiny_one = moved / sources.PICKSCORE.repo, moved / sources.TAESD3.repo
+    before = world("sd35-medium", moved)
+    assert before.digest == world("sd35-medium", copies).digest
+    shutil.rmtree(pick)
+    after = world("sd35-medium", moved)
+    assert after.digest == before.digest
+    assert after.identity("pick") != before.identity("clip")
+    assert after.identity("clip") == world("sd35-medium", copies).identity("clip")
+    (tiny_one / SUMS).write_text((tiny_one / SUMS).read_text().replace("a", "b"))
+    assert world("sd35-medium", moved).digest != before.digest
+
+
+def test_files_that_no_digest_lists_are_refused(copies, tmp_path):
+    moved = shutil.copytree(copies, tmp_path / "moved")
+    folder = moved / sources.GENERATORS["sd35-medium"].repo
+    kept = [line for line in (folder / SUMS).read_text().splitlines() if "safetensors" not in line]
+    (folder / SUMS).write_text("\n".join(kept) + "\n")
+    with refused("expected all files of"):
+        Copies(moved).folder(sources.GENERATORS["sd35-medium"])
 
 
 def test_embeddings_are_tested_on_published_layouts(copies, tmp_path):

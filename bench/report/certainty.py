@@ -8,6 +8,8 @@ one member has no halves: there it is a lower bound.  Nor has it a gradient: one
 nearest when the noisy latent moves.
 """
 
+import math
+
 import pandas as pd
 
 from bench.report import numbers
@@ -25,18 +27,17 @@ NEAREST = "hardly more than the reward of the clean latent that was noised"
 
 def exact(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows judged by a truth that is exact."""
-    return rows[rows["truth_floor"].isna()]
+    return rows[rows["truth_members"].isna()]
 
 
 def is_exact(rows: pd.DataFrame) -> bool:
     """Whether no row is judged by an average."""
-    return bool(rows["truth_floor"].isna().all())
+    return bool(rows["truth_members"].isna().all())
 
 
 def is_realised(rows: pd.DataFrame) -> bool:
     """Whether realised rewards stand for the truth."""
-    one = (rows["truth_members"] == 1) & (rows["truth_floor"] == 0)
-    return bool(len(rows) and one.all())
+    return bool(len(rows) and (rows["truth_members"].notna() & rows["truth_floor"].isna()).all())
 
 
 def has_gradient(rows: pd.DataFrame) -> pd.Series:
@@ -51,7 +52,7 @@ def gradient(row: numbers.Row, metric: str) -> float:
 
 def floors(rows: pd.DataFrame) -> pd.DataFrame:
     """Columns sigma, truth_members and truth_floor, one row a noise level whose truth is none."""
-    known = rows[rows["truth_floor"].notna()].drop_duplicates("sigma")
+    known = rows[rows["truth_members"].notna()].drop_duplicates("sigma")
     return known[["sigma", "truth_members", "truth_floor"]].sort_values("sigma")
 
 
@@ -74,8 +75,8 @@ def sentence(rows: pd.DataFrame) -> str:
     if is_realised(rows):
         return (
             "Nobody knows its true values: errors are those against realised rewards, whose "
-            "spread round the value is in every RMSE alike. Biases, and differences of squared "
-            "errors, are those against the truth."
+            "spread round the value is in every RMSE alike, and which hides skill. Biases, and "
+            "differences of squared errors, are those against the truth."
         )
     text = (
         f"The truth averages {_span(found['truth_members'])} effective members (median over the "
@@ -108,6 +109,8 @@ def of_world(rows: pd.DataFrame) -> str:
 
 
 def _floor(members: float, floor: float) -> str:
+    if math.isnan(floor):
+        return UNKNOWN
     if members >= FEW:
         return _small(floor)
     return UNKNOWN if floor < NOTHING else f"\u2265 {_small(floor)}"

@@ -1,9 +1,11 @@
 """Why the hub gave nothing, and what to do about it."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # not the hub's doing
 HUB = "https://huggingface.co"
 FOLDERS = {"model": "", "data set": "datasets/"}  # of the hub's pages
 
@@ -57,6 +59,8 @@ def from_the_hub(
         yield
     except tuple(reasons) as error:
         why = next(text for kind, text in reasons.items() if isinstance(error, kind))
+        if isinstance(error, OSError) and error.errno in OURS:
+            why = "this machine could not keep it"
         said = f"{error}".strip().partition("\n")[0]
         raise ValueError(
             f"expected the {kind} {name} of the hub, got none: {why} ({said})"

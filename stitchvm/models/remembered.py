@@ -48,7 +48,7 @@ class RememberedTexts(Texts):
             ValueError: if the tokenizer does not know a word.
         """
         if not self._file(prompt).is_file():
-            self._make(prompt, device)
+            self._make([prompt], device)
         kept = load_file(self._file(prompt), device=str(device))
         return Text(*(kept[name] for name in EMBEDS))
 
@@ -58,8 +58,11 @@ class RememberedTexts(Texts):
         Raises:
             ValueError: if the tokenizer does not know a word.
         """
-        for prompt in c:
-            if prompt not in self._seen:
+        unknown = [prompt for prompt in c if prompt not in self._seen]
+        with torch.inference_mode(mode=False), torch.no_grad():  # what is kept serves autograd
+            if missing := [prompt for prompt in unknown if not self._file(prompt).is_file()]:
+                self._make(missing, like.device)
+            for prompt in unknown:
                 tokens, pooled = self.encode(prompt, like.device)
                 self._seen[prompt] = Text(tokens[0], pooled[0])
         return super().forward(c, like)
@@ -72,11 +75,13 @@ class RememberedTexts(Texts):
         name = hashlib.sha256(f"{self.identity} {self.length} {prompt}".encode()).hexdigest()
         return self.folder / f"{name[:32]}.safetensors"
 
-    def _make(self, prompt: str, device: torch.device) -> None:
-        """Encode a prompt, and all expected ones that are not there, and forget the encoders."""
+    def _make(self, prompts: Prompts, device: torch.device) -> None:
+        """Encode prompts, and all expected ones that are not there, and forget the encoders."""
+        if device.type == "meta":
+            raise ValueError("expected a device with numbers to encode prompts on, got meta")
         self.folder.mkdir(parents=True, exist_ok=True)
         texts = self.read().to(device)
-        for one in dict.fromkeys([prompt, *self.expected()]):
+        for one in dict.fromkeys([*prompts, *self.expected()]):
             if not self._file(one).is_file():
                 rows = texts([one], torch.empty((), dtype=_dtype_of(texts), device=device))
                 named = zip(EMBEDS, rows, strict=True)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,11 @@ class Copies(Files):
         folder = self.root / source.repo
         sums = listed(folder)
         for pattern in source.files:
-            if "*" not in pattern and pattern not in sums:
+            needed = "*" not in pattern or pattern.endswith("/*")
+            if needed and not any(fnmatch(name, pattern) for name in sums):
                 raise FileNotFoundError(f"expected {pattern} in {folder}, got none in {SUMS}")
+        if strange := sorted(name for name in _there(folder) if name not in sums):
+            raise ValueError(f"expected all files of {folder} in {SUMS}, got {strange[0]} besides")
         compare(folder, sums)
         return folder
 
@@ -147,23 +151,27 @@ def write_sums(folder: Path) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: if there is no such folder, or no file in it.
-        ValueError: if a download in it has not ended.
+        ValueError: if a download in it has not ended, or a file is no longer what its digest said.
     """
-    hidden = {SUMS, COMPARED}
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name not in hidden
-    )
+    names = _there(folder)
     if half := [name for name in names if name.endswith(INCOMPLETE)]:
         raise ValueError(f"expected whole files in {folder}, got {half[0]}, half-downloaded")
-    names = [name for name in names if not name.startswith(f"{HUB_COPIES}/")]
     if not names:
         raise FileNotFoundError(f"expected files in {folder}, got none")
+    known = listed(folder) if (folder / SUMS).is_file() else {}
+    compare(folder, {name: digest for name, digest in known.items() if name in names})
     sums = {name: _digest(folder / name) for name in names}
     text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
     put(folder / SUMS, text.encode())
     return sums
+
+
+def _there(folder: Path) -> list[str]:
+    """All files of a folder, in order, but for what is ours, the hub's, or about to go."""
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    kept = [name for name in found if name not in {SUMS, COMPARED}]
+    whole = [name for name in kept if not name.startswith(f"{HUB_COPIES}/")]
+    return sorted({*whole, *(name for name in kept if name.endswith(INCOMPLETE))})
 
 
 def compare(folder: Path, sums: dict[str, str], *, again: bool = False) -> None:

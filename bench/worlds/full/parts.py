@@ -15,12 +15,16 @@ class Parts(ABC):
     Attributes:
         rewards: Names of its rewards.
         trained: Whether what they say means anything.
-        known: Plain data that tells all weights from others.
+        known: Plain data that tells these weights from others; see also `identity`.
     """
 
     rewards: tuple[str, ...]
     trained: bool
     known: list[Any]
+
+    @abstractmethod
+    def identity(self, name: str) -> str | None:
+        """Which weights the reward of that name has; None where `known` says it."""
 
     @abstractmethod
     def backbone(self) -> PipelineBackbone:

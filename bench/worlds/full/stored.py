@@ -19,6 +19,7 @@ import torch
 from diffusers import AutoencoderTiny
 from transformers import AutoTokenizer
 
+from bench.cell import digest
 from bench.worlds.full import sources
 from bench.worlds.full.drawn import CLIP_PIXELS, config
 from bench.worlds.full.files import Files
@@ -73,8 +74,11 @@ class StoredParts(Parts):
         self.model, self.files, self.side = model, files, side
         self.dtype, self.device, self.expected = dtype, device, expected
         self.generator = files.identity(sources.GENERATORS[model])
-        scored = {files.identity(one) for of in sources.REWARDS.values() for one in of}
-        self.known = [self.generator, *sorted(scored)]
+        self.known = [self.generator, files.identity(sources.DECODERS[model])]
+
+    def identity(self, name: str) -> str:
+        """Which files the reward of that name is made of."""
+        return digest([self.files.identity(one) for one in sources.REWARDS[name]])
 
     def backbone(self) -> PipelineBackbone:
         """The generator, whose prompts are encoded once for all processes."""

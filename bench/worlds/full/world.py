@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.cell import digest
 from bench.datasets import evaluation
+from bench.datasets.files import sha256
 from bench.images import FolderImages
 from bench.worlds.full import Fast, drawn
 from bench.worlds.full.fast import quick_backbone, quick_decoder, quick_reward
@@ -30,6 +31,7 @@ PROMPTS = (
     "two cats playing chess in a library",
     "a lighthouse in a storm, oil painting",
 )
+LISTS = (".json", ".jsonl", ".txt", ".csv", ".token")  # of evaluation sets
 AT_ONCE = 8  # images
 MODEL = "model"  # what `stitch train` calls the folder of what it made
 
@@ -51,6 +53,13 @@ class Data:
     sets: str | None = None
     captions: str = "mscoco"
     preferences: str = "hpdv2"
+
+    @property
+    def digest(self) -> str:
+        """Of the lists of all evaluation sets; images are taken to be what the lists name."""
+        root = Path(self.sets or "")
+        lists = sorted(path for path in root.glob("*/*") if path.suffix in LISTS)
+        return digest([[f"{path.relative_to(root)}", sha256(path.read_bytes())] for path in lists])
 
     def test(self, reward: str) -> str:
         """The evaluation set of a reward."""
@@ -141,7 +150,8 @@ class FullWorld(World):
         known = f"{kind}-{digest([*self.parts.known, self.side, precision])}"
         known += "" if self.blocks is None else f"-{self.blocks}"
         known += "".join(f"-{path}" for path in sorted(self.fast))
-        return known + ("" if self.folder is None else f"-{self.folder.digest}")
+        known += "" if self.folder is None else f"-{self.folder.digest}"
+        return known + ("" if self.data.sets is None else f"-{self.data.digest}")
 
     @cached_property
     def generator(self) -> PipelineBackbone:
@@ -170,6 +180,10 @@ class FullWorld(World):
             self._rewards[name] = quick_reward(self.parts.reward(name), self.fast)
         return self._rewards[name]
 
+    def identity(self, reward: str) -> str | None:
+        """Which files a reward is made of; None of random weights."""
+        return self.parts.identity(reward)
+
     def trained(self, reward: Reward) -> dict[str, Path]:
         """Those of its folder of value models that are of a reward."""
         name = self.called(reward)
@@ -190,6 +204,18 @@ class FullWorld(World):
         test = self.data.test(name)
         return evaluation(test, Path(self.data.sets) / test, self.side, items, self.device)
 
+    def _folder(self) -> FolderImages | None:
+        """The folder of pictures; None where noise stands for them.
+
+        Raises:
+            ValueError: where it must not: what published weights make of noise means nothing.
+        """
+        if self.folder is None and self.parts.trained:
+            raise ValueError(
+                f"expected pictures=FOLDER with published weights of {self.name!r}, got none"
+            )
+        return self.folder
+
     @torch.no_grad()
     def draw(self, c: Prompts, rng: Streams) -> Tensor:
         """Latents of pictures, whatever they show; without pictures, standard normal ones.
@@ -197,17 +223,16 @@ class FullWorld(World):
         Raises:
             ValueError: for a prompt, where there are pictures: nobody knows what they show.
         """
-        like = torch.empty(len(c), *self.generator.latent, device=self.device)
-        if self.folder is None:
-            return rng.normal(like)
+        if (folder := self._folder()) is None:
+            return rng.normal(torch.empty(len(c), *self.generator.latent, device=self.device))
         if named := [text for text in c if text != NULL]:
             raise ValueError(
                 f"expected the null prompt, as of `pairing: mismatched`, got {named[0]!r}: nobody "
-                f"knows which pictures of {self.folder.folder} show it"
+                f"knows which pictures of {folder.folder} show it"
             )
-        files = self.folder.of("held")
+        files = folder.of("held")
         drawn_of = [files[int(u * len(files))] for u in rng.uniform()]
-        x_0 = [self.folder.read(path)[None].to(self.device) for path in drawn_of]
+        x_0 = [folder.read(path)[None].to(self.device) for path in drawn_of]
         return torch.cat([self.generator.encode(x) for x in x_0])
 
     def images(self, split: Split, count: int) -> Iterator[Shown]:
@@ -216,8 +241,8 @@ class FullWorld(World):
         Raises:
             ValueError: if the folder has fewer.
         """
-        if self.folder is not None:
-            yield from self.folder.shown(split, count)
+        if (folder := self._folder()) is not None:
+            yield from folder.shown(split, count)
             return
         for start in range(0, count, AT_ONCE):
             rows = min(AT_ONCE, count - start)
