@@ -70,7 +70,9 @@ def test_blocks_one_after_the_other_are_the_whole(world):
     assert torch.equal(world.backbone.resume(state), world.backbone.velocity(z, t, C))
 
 
-@pytest.mark.parametrize("reward", ["clip", "hps", "aesthetic"])
+@pytest.mark.parametrize(
+    "reward", ["aesthetic", *(pytest.param(r, marks=pytest.mark.slow) for r in ("clip", "hps"))]
+)
 def test_an_untrained_stitchvm_has_a_value_and_a_gradient(world, reward):
     model = untrained(world, world.reward(reward), i=2, j=2)
     found = value_and_gradient(model, latents(world), torch.tensor(0.5), C)

@@ -84,7 +84,10 @@ def costs(one):
     return one.costs.items()
 
 
-@pytest.mark.parametrize("estimator", ["DPS + StitchVM", "DPS, stop-gradient"])
+@pytest.mark.parametrize(
+    "estimator",
+    ["DPS + StitchVM", pytest.param("DPS, stop-gradient", marks=pytest.mark.slow)],
+)
 def test_it_agrees_with_what_the_shapes_world_measures(estimator, monkeypatch):
     planned, _ = cells("table1", reward=["clip"])
     cell = next(c for c in planned if c.coordinates["estimator"] == estimator)
@@ -163,7 +166,7 @@ def test_numbers_of_times_are_carried_along():
         assert (torch.empty(2, device="meta") + 1).cpu().tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("proposals", [1, 3])
+@pytest.mark.parametrize("proposals", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_steered_sample_runs_the_blocks_that_it_runs(proposals, monkeypatch):
     steer = {"name": "FK", "build": "steer", "proposals": proposals, "propose_until": 2,
              "resample_first": 2, "resample_last": 4}  # fmt: skip
@@ -177,6 +180,7 @@ def test_a_steered_sample_runs_the_blocks_that_it_runs(proposals, monkeypatch):
     assert count_flops(what.calls["sample"]) == one.costs["sample"].flops
 
 
+@pytest.mark.slow
 def test_values_of_noisy_latents(monkeypatch):
     spec = cells("table1", SMALL, reward=["clip"])[0][0].spec
     value = PROTOCOLS["value"]()

@@ -190,6 +190,8 @@ def load(  # noqa: PLR0913 - one for each thing a folder leaves open
     model = load_transformer(
         SD3Transformer2DModel, root / transformer, dtype, Sd3Backbone.stacks, blocks
     )
+    if texts.pipeline is not None:  # whoever asks for the pipeline gets it whole
+        texts.pipeline.register_modules(transformer=model)
     autoencoder = load_network(AutoencoderKL, coder, dtype)
     return Sd3Backbone(model, autoencoder, texts, latent=latent).to(device)
 
