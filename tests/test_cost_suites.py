@@ -256,6 +256,12 @@ def test_a_suite_is_rehearsed_end_to_end(tmp_path):
     assert "A steered sample, over an unsteered one of as many steps: BoN" in out
 
 
+ANSWERS = {
+    "cost-nft": "A training step, over one of the published method: DiffusionNFT + StitchVM",
+    "cost-estimators": "A value over Tweedie's, null prompt, hps reward, batch 1: ",
+}
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:features of block")
 @pytest.mark.parametrize("name", CELLS)
@@ -263,4 +269,5 @@ def test_a_whole_suite_is_rehearsed(name, tmp_path):
     store = Store(tmp_path)
     store.prepare()
     no_quality(rehearsed(name, store), store)
+    assert ANSWERS.get(name, "") in said("table", tmp_path)
     said("report", tmp_path)

@@ -124,7 +124,18 @@ def answer(facet: Facet) -> list[str]:
             f"Tweedie's takes, with or without gradient (aim: at most {VALUE_TARGET:g}); FLOPs "
             f"say {_span(asked['flop_ratio'])}."
         )
-    return out
+    return [*out, *(_each(rows) if asked.empty else [])]
+
+
+def _each(rows: pd.DataFrame) -> Iterator[str]:
+    """A sentence on the values of every estimator, the cheapest first."""
+    values = rows[rows["what"] == "value"]
+    for (reward, batch), part in values.groupby(["reward", "batch"], sort=False):
+        said = "; ".join(
+            f"{row['estimator']} {numbers.of(row, 'ratio')}"
+            for row in part.sort_values("ratio").to_dict("records")
+        )
+        yield f"A value over Tweedie's, null prompt, {reward} reward, batch {batch:g}: {said}."
 
 
 def _span(x: pd.Series) -> str:

@@ -1,6 +1,6 @@
 """The sheet of the train task: what its page, tables and text show."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,20 @@ def answer(facet: Facet) -> list[str]:
             gain = mean_interval(now - then)
             found.append((gain.mean, f"{name} {numbers.interval(*gain[:3])}"))
     if not found:
-        return []
+        return list(_steps(facet.frame))
     ranked = "; ".join(text for _, text in sorted(found, reverse=True))
     return [f"Gain in target reward by training, paired by prompt: {ranked}."]
+
+
+def _steps(rows: pd.DataFrame) -> Iterator[str]:
+    """A sentence on what training steps cost, where nothing else was measured."""
+    costs = rows[rows["phase"] == "cost"].sort_values("over_published")
+    if len(costs):
+        said = "; ".join(
+            f"{row['method']} {numbers.of(row, 'over_published')}"
+            for row in costs.to_dict("records")
+        )
+        yield f"A training step, over one of the published method: {said}."
 
 
 def report(
