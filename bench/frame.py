@@ -128,8 +128,7 @@ def _judged(row: dict[str, Any]) -> dict[str, Any]:
     """
     metrics = row["metrics"]
     known = {name: metrics.get(f"{name}_realised") for name in REALISED}
-    estimand = row["estimand"]
-    drawn = (estimand["value"], estimand["posterior"]) == (MEAN, row["realises"])
+    drawn = row["estimand"]["text"] == f"{MEAN} | {row['realises']}"
     judged = any(metrics.get(name) is not None for name in REALISED)
     if judged or not drawn or None in known.values():
         return row
