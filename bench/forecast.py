@@ -22,7 +22,7 @@ from bench.worlds import full
 LESS = "smaller pictures take less: --world WORLD,side=512"
 SIDE = 4096  # of the matrices by whose product a GPU's rate is measured
 PRODUCTS = 20
-PREDICTED = ("align", "value")  # an iteration of training takes minutes to count
+QUICKLY = ("align", "value")  # a whole sample, or an iteration of training, takes minutes to count
 
 
 class Room(NamedTuple):
@@ -38,10 +38,11 @@ class Room(NamedTuple):
 
 
 def of_full_size(cell: Cell) -> bool:
-    """Whether a cell runs a model of full size, whole."""
-    world, settings = cell.spec.world, cell.spec.world.settings
-    whole = world.build in full.BUILDS and settings.get("blocks") is None
-    return whole and not cell.quick and cell.spec.task in PREDICTED
+    """Whether a cell runs a model of full size, whole, and its calls are quickly counted."""
+    world, algorithm = cell.spec.world, cell.spec.algorithm
+    whole = world.build in full.BUILDS and world.settings.get("blocks") is None
+    steps = algorithm is None or algorithm.build == "guide"
+    return whole and steps and not cell.quick and cell.spec.task in QUICKLY
 
 
 def refused(cells: Sequence[Cell], device: str, tell: Callable[[str], None]) -> dict[str, str]:

@@ -371,6 +371,7 @@ def test_what_the_hub_refuses_is_said(monkeypatch, raised, message):
         download(sources.GENERATORS["sd35-medium"])
 
 
+@pytest.mark.slow  # it is asked several times
 def test_the_hub_cannot_be_reached_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     done = CliRunner().invoke(

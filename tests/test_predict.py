@@ -166,7 +166,8 @@ def test_numbers_of_times_are_carried_along():
         assert (torch.empty(2, device="meta") + 1).cpu().tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("proposals", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("proposals", [1, 3])
 def test_a_steered_sample_runs_the_blocks_that_it_runs(proposals, monkeypatch):
     steer = {"name": "FK", "build": "steer", "proposals": proposals, "propose_until": 2,
              "resample_first": 2, "resample_last": 4}  # fmt: skip
