@@ -296,6 +296,14 @@ def test_files_that_no_digest_lists_are_refused(copies, tmp_path):
         Copies(moved).folder(sources.GENERATORS["sd35-medium"])
 
 
+@pytest.mark.slow
+def test_of_random_weights_realised_rewards_say_nothing(tmp_path):
+    asked = ("--set", "reward=aesthetic", "--only", "estimator=tweedie", "--store", tmp_path)
+    out = invoked("run", "realised", "--quick", *asked)
+    assert re.search(r"tweedie +\u2013", out)
+    assert "floor of the truth" not in out
+
+
 def test_embeddings_are_tested_on_published_layouts(copies, tmp_path):
     coco(tmp_path / "mscoco")
     ava(tmp_path / "ava")
