@@ -19,7 +19,7 @@ from bench.protocols import AnyProtocol
 Task = Literal["value", "robustness", "interface", "cost", "align", "train"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
-FOLDERS = ("pictures", "models", "sets")  # that a world reads
+FOLDERS = ("pictures", "models", "sets")  # that a world of ours reads
 SUFFIXES = {".py", ".txt", ".jsonl"}  # of users' files
 LATER: dict[str, Any] = {
     "algorithm": None,
@@ -69,10 +69,21 @@ def identity(spec: dict[str, Any]) -> str:
     """The id of a specification as plain data.
 
     A user's file counts by its name and content, not by the folder it lies in; so do the folders
-    that a world reads, whose content its digest says.  Where a
-    field that came `LATER` says what was so before it, it is not in the digest either.
+    that our worlds read, whose content their digest says.  Where a field that came `LATER` says
+    what was so before it, it is not in the digest either.
     """
+    world = spec.get("world")
+    if isinstance(world, dict) and world.get("source") is None:
+        spec = spec | {"world": world | {"settings": _read(world.get("settings", {}))}}
     return digest(_identified(spec))
+
+
+def _read(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a world of ours without the paths of what it reads."""
+    kept = {name: value for name, value in settings.items() if name not in FOLDERS}
+    if "weights" in kept and kept["weights"] not in {"random", "hub"}:
+        kept["weights"] = "copies"
+    return kept
 
 
 def _identified(data: Any) -> Any:
@@ -83,18 +94,11 @@ def _identified(data: Any) -> Any:
     kept = {
         name: _identified(value)
         for name, value in data.items()
-        if not (name in LATER and value == LATER[name]) and not _is_folder(name, value)
+        if not (name in LATER and value == LATER[name])
     }
-    if "weights" in kept and kept["weights"] not in {"random", "hub"}:
-        kept["weights"] = "copies"
     if isinstance(data.get("build"), str) and isinstance(data.get("source"), str):
         kept["build"] = named(data["build"], data["source"])
     return kept
-
-
-def _is_folder(name: str, value: Any) -> bool:
-    """Whether it is the path of a folder, or that there is none; `pictures` is a number too."""
-    return name in FOLDERS and (value is None or isinstance(value, str))
 
 
 def digest(data: Any) -> str:

@@ -190,6 +190,20 @@ def test_table5_asks_every_shipped_model_that_does_not_see_the_prompt():
     assert len(digests) == len(shipped) - 1
 
 
+def test_paths_count_but_for_those_that_our_worlds_read():
+    def id_of(kind, source, **settings):
+        parts = {name: Part(build=name) for name in ("world", "reward", "estimator")}
+        parts[kind] = Part(build=kind, settings=settings, source=source)
+        return Spec(**parts, protocol=Protocol(), prompts="0").id
+
+    for name in ("weights", "pictures", "models", "sets"):
+        pair = [{name: "here"}, {name: "there"}]
+        assert len({id_of("world", None, **one) for one in pair}) == 1
+        assert len({id_of("world", "file", **one) for one in pair}) == 2
+        assert len({id_of("estimator", "file", **one) for one in pair}) == 2
+    assert id_of("world", None, weights="hub") != id_of("world", None, weights="random")
+
+
 def test_ids_of_value_cells_do_not_change_with_other_tasks():
     parts = {kind: Part(build=kind) for kind in ("world", "reward", "estimator")}
     assert Spec(**parts, protocol=Protocol(), prompts="0").id == "863a8b282378ea06"
