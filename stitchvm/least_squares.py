@@ -12,18 +12,19 @@ class LeastSquares:
     Args:
         features: p, columns of X.
         targets: q, columns of Y.
+        device: Where to compute.
     """
 
-    def __init__(self, features: int, targets: int) -> None:
+    def __init__(self, features: int, targets: int, device: torch.device | str = "cpu") -> None:
         self.rows = 0
-        self._r = torch.zeros(0, 1 + features, dtype=torch.float64)
-        self._qty = torch.zeros(0, targets, dtype=torch.float64)
-        self._beyond = torch.zeros(targets, dtype=torch.float64)  # |Y|^2 outside the span of Q
+        self._r = torch.zeros(0, 1 + features, dtype=torch.float64, device=device)
+        self._qty = torch.zeros(0, targets, dtype=torch.float64, device=device)
+        self._beyond = self._r.new_zeros(targets)  # |Y|^2 outside the span of Q
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take rows of features (n, p) and targets (n, q)."""
-        x, y = x.cpu().double(), y.cpu().double()
-        ones = torch.ones(len(x), 1, dtype=x.dtype)
+        x, y = x.to(self._r), y.to(self._r)
+        ones = x.new_ones(len(x), 1)
         stacked = torch.cat([self._r, torch.cat([ones, x], 1)])
         known = torch.cat([self._qty, y])
         q, self._r = torch.linalg.qr(stacked)

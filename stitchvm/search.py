@@ -198,14 +198,15 @@ def search(
     """
     entries = _entries(settings, reward)
     seen = _Pass(backbone, reward, entries, settings)
+    where = _exact(backbone)
     sums: dict[int, LeastSquares] = {}
     cls: dict[int, list[Tensor]] = {}
     widths: list[int] = []
     for rows in seen.rows(probe, "probe"):
-        y = torch.cat(list(rows.targets.values()), 1).cpu().double()
+        y = torch.cat(list(rows.targets.values()), 1).to(where, torch.float64)
         widths = [target.shape[1] for target in rows.targets.values()]
         for i, x in rows.features.items():
-            sums.setdefault(i, LeastSquares(x.shape[1], y.shape[1])).add(x, y)
+            sums.setdefault(i, LeastSquares(x.shape[1], y.shape[1], where)).add(x, y)
         for j, token in rows.cls.items():
             cls.setdefault(j, []).append(token.cpu().double())
     means = {j: torch.cat(parts).mean(0) for j, parts in cls.items()}
@@ -230,8 +231,15 @@ def search(
             figures = (*_figures(error, spread), *_figures(held_error, held_spread))
             pair = Pair(i, j, *figures, rank, weight.shape[1], trunk[i] + tail[j])
             pairs.append(pair)
-            interfaces[i, j] = Interface(LinearFit(w, b, rank, pair.loss), means.get(j))
+            fit = LinearFit(w.cpu(), b.cpu(), rank, pair.loss)
+            interfaces[i, j] = Interface(fit, means.get(j))
     return Search(tuple(pairs), interfaces, asdict(settings))
+
+
+def _exact(backbone: Backbone) -> torch.device:
+    """Where float64 is computed: beside the backbone, unless its device has none."""
+    device = next(iter(backbone.state_dict().values())).device
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _entries(settings: Settings, reward: Reward) -> tuple[int, ...]:
@@ -322,13 +330,14 @@ def _judge(
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Mean squared error and variance of each target on other rows, (q,) each, for each i."""
     errors: dict[int, Tensor] = {}
-    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    known = next(iter(solved.values()))[1]
+    count, total, square = 0, known.new_zeros(()), known.new_zeros(())
     for rows in batches:
-        y = torch.cat(list(rows.targets.values()), 1).cpu().double()
+        y = torch.cat(list(rows.targets.values()), 1).to(known)
         count, total, square = count + len(y), total + y.sum(0), square + y.square().sum(0)
         for i, (weight, bias, _) in solved.items():
-            off = rows.features[i].cpu().double() @ weight.T + bias - y
-            errors[i] = errors.get(i, torch.zeros(())) + off.square().sum(0)
+            off = rows.features[i].to(known) @ weight.T + bias - y
+            errors[i] = errors.get(i, known.new_zeros(())) + off.square().sum(0)
     spread = square / count - (total / count).square()
     return {i: (error / count, spread) for i, error in errors.items()}
 
