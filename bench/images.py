@@ -6,10 +6,11 @@ resized to the backbone's image, bicubic, and the middle is cut out.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,20 @@ from stitchvm.world import Shown, Split, World
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 HELD_EVERY = 10  # one in so many is held out
-AT_ONCE = 64
+AT_ONCE = 64  # images in a batch, if they are small
+PIXELS = 8 * 1024**2  # of a batch: activations of a published VAE take 40 kB a pixel
+
+
+class Batch(NamedTuple):
+    """Images that are read when they are asked for.
+
+    Attributes:
+        rows: Their number.
+        read: Reads them.
+    """
+
+    rows: int
+    read: Callable[[], Shown]
 
 
 class Images(ABC):
@@ -42,6 +56,20 @@ class Images(ABC):
             split: `train`, or `held`.
             count: How many.
         """
+
+    def batches(self, split: Split, count: int) -> Iterator[Batch]:
+        """The same batches, for those who do not need them all; arguments as in `shown`."""
+        for shown in self.shown(split, count):
+            yield Batch(len(shown.c), partial(_itself, shown))
+
+
+def _itself(shown: Shown) -> Shown:
+    return shown
+
+
+def at_once(size: tuple[int, int], most: int = AT_ONCE) -> int:
+    """How many images of a size (H, W) are encoded together."""
+    return max(1, min(most, PIXELS // (size[0] * size[1])))
 
 
 @dataclass(frozen=True)
@@ -116,15 +144,26 @@ class FolderImages(Images):
         Raises:
             ValueError: if it has fewer, or a file is no image.
         """
-        files = self.of(split)
+        return (batch.read() for batch in self.batches(split, count))
+
+    def batches(self, split: Split, count: int) -> Iterator[Batch]:
+        """The same, each read when it is asked for.
+
+        Raises:
+            ValueError: as `shown`.
+        """
+        files, each = self.of(split), at_once(self.size)
         if len(files) < count:
             raise ValueError(
                 f"expected {count} images for {split!r} in {self.folder}, got {len(files)}"
             )
-        for first in range(0, count, AT_ONCE):
-            part = files[first : min(first + AT_ONCE, count)]
-            x_0 = torch.stack([self.read(path) for path in part])
-            yield Shown(x_0.to(self.device), [NULL] * len(part))
+        for first in range(0, count, each):
+            part = files[first : min(first + each, count)]
+            yield Batch(len(part), partial(self._batch, part))
+
+    def _batch(self, files: Sequence[Path]) -> Shown:
+        x_0 = torch.stack([self.read(path) for path in files])
+        return Shown(x_0.to(self.device), [NULL] * len(files))
 
     def of(self, split: Split) -> list[Path]:
         """The files of a split, in order."""
@@ -140,16 +179,31 @@ class FolderImages(Images):
         Raises:
             ValueError: if the file is none.
         """
-        height, width = self.size
-        try:
-            with Image.open(path) as image:
-                fitted = ImageOps.fit(
-                    image.convert("RGB"), (width, height), Image.Resampling.BICUBIC
-                )
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"expected an image in {path}, got {error}") from error
-        x = torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
-        return x.float() / 127.5 - 1
+        return read(path, self.size)
+
+
+def read(path: Path, size: tuple[int, int]) -> torch.Tensor:
+    """An image file, (3, H, W) in [-1, 1].
+
+    Args:
+        path: Where.
+        size: (H, W).
+
+    Raises:
+        ValueError: if it is no image, or not whole.
+    """
+    try:
+        with Image.open(path) as image:
+            return fitted(image, size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"expected an image in {path}, got {error}") from error
+
+
+def fitted(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+    """The middle of an image in a size (H, W), resized, bicubic; (3, H, W) in [-1, 1]."""
+    height, width = size
+    fit = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(fit)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def of_world(world: World, folder: Path | None) -> Images:

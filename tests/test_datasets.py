@@ -16,10 +16,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from bench import datasets
+from bench import images as pictures_of
 from bench.cli import cli
 from bench.datasets import fetching, geneval, hub, pictures
 from bench.datasets.files import SUMS, sha256
 from bench.datasets.ranked import Ranked, pairs
+from bench.images import read
 from bench.parts import world_part
 from bench.resolve import UnknownName
 from bench.worlds import WORLDS, _ask
@@ -184,11 +186,11 @@ def test_the_middle_of_a_picture_is_cut_out_and_resized(tmp_path):
     Image.fromarray(wide).save(tmp_path / "wide.png")
     x = torch.ones(3, 4, 4)
     x[:, 0, 0] = -1
-    assert torch.equal(pictures.read(tmp_path / "wide.png", 4), x)
-    assert torch.equal(pictures.read(tmp_path / "wide.png", 2)[:, 1, 1], torch.ones(3))
+    assert torch.equal(read(tmp_path / "wide.png", (4, 4)), x)
+    assert torch.equal(read(tmp_path / "wide.png", (2, 2))[:, 1, 1], torch.ones(3))
     tall = Image.fromarray(wide).rotate(90, expand=True)
     tall.save(tmp_path / "tall.png")
-    assert torch.equal(pictures.read(tmp_path / "tall.png", 4), x.rot90(1, (1, 2)))
+    assert torch.equal(read(tmp_path / "tall.png", (4, 4)), x.rot90(1, (1, 2)))
 
 
 def ranking(prompt, ranks, name="rank", files="image_path"):
@@ -783,7 +785,7 @@ def of_rows(split, count, address=f"hub:some/set@{COMMIT}"):
 
 
 def test_images_stream_from_the_hub_at_a_commit(streamed, monkeypatch):
-    monkeypatch.setattr(hub, "AT_ONCE", 4)
+    monkeypatch.setattr(pictures_of, "PIXELS", 4 * SIDE**2)
     rows = Rows()
     asked_for = streamed(rows)
     assert of_rows("train", 10) == list(range(10))

@@ -15,8 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.datasets.pictures import square
-from bench.images import HELD_EVERY, FolderImages, Images, of_world
+from bench.images import HELD_EVERY, FolderImages, Images, at_once, fitted, of_world
 from stitchvm.backbone import NULL
 from stitchvm.models.refusals import from_the_hub
 from stitchvm.world import Shown, Split, World
@@ -26,7 +25,6 @@ ADDRESS = re.compile(
     r"hub:(?P<name>[\w.-]+/[\w.-]+)@(?P<commit>[0-9a-f]{40})(:(?P<split>[\w.-]+))?"
 )
 COLUMN = "image"
-AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class HubImages(Images):
 
     Attributes:
         address: Where.
-        size: Of the images that come out, (H, W); square.
+        size: Of the images that come out, (H, W).
         device: Where to.
 
     Raises:
@@ -53,8 +51,6 @@ class HubImages(Images):
                 f"expected hub:OWNER/NAME@COMMIT or hub:OWNER/NAME@COMMIT:SPLIT, the commit in 40 "
                 f"hex digits as the data set's page lists it, got {self.address!r}"
             )
-        if self.size[0] != self.size[1]:
-            raise ValueError(f"expected a square size, got {self.size}")
 
     @property
     def digest(self) -> str:  # type: ignore[override]
@@ -68,11 +64,11 @@ class HubImages(Images):
             ValueError: if it has fewer, one is broken, or the hub does not give them.
         """
         part: list[torch.Tensor] = []
-        seen = 0
+        seen, each = 0, at_once(self.size)
         for x in self._taken(split, count):
             part.append(x)
             seen += 1
-            if len(part) == AT_ONCE or seen == count:
+            if len(part) == each or seen == count:
                 yield Shown(torch.stack(part).to(self.device), [NULL] * len(part))
                 part = []
         if seen < count:
@@ -90,7 +86,7 @@ class HubImages(Images):
                     f"expected a column {COLUMN!r} in {self.address}, got {', '.join(sorted(row))}"
                 )
             try:
-                yield square(decode(row[COLUMN]), self.size[0])
+                yield fitted(decode(row[COLUMN]), self.size)
             except (OSError, SyntaxError) as error:
                 raise ValueError(
                     f"expected an image in row {k} of {self.address}, got {error}"

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
+
+from bench.images import read
 
 AT_ONCE = 32
 
@@ -41,26 +41,9 @@ class Pictures:
         """Batches (b, 3, side, side) in [-1, 1], the same every time."""
         for first in range(0, len(self.files), AT_ONCE):
             part = self.files[first : first + AT_ONCE]
-            yield torch.stack([read(path, self.side) for path in part]).to(self.device)
-
-
-def read(path: Path, side: int) -> Tensor:
-    """One file, (3, side, side).
-
-    Raises:
-        ValueError: if it is no image, or not whole.
-    """
-    try:
-        with Image.open(path) as image:
-            return square(image, side)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"expected an image in {path}, got {error}") from error
-
-
-def square(image: Image.Image, side: int) -> Tensor:
-    """The middle of an image, its shorter side resized, bicubic; (3, side, side) in [-1, 1]."""
-    fitted = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).float() / 127.5 - 1
+            yield torch.stack([read(path, (self.side, self.side)) for path in part]).to(
+                self.device
+            )
 
 
 def folder_of(root: Path, names: Sequence[str], file: str) -> Path:
