@@ -1,17 +1,24 @@
 """Latents and targets of clean images on disk, made once for all that learns from them.
 
-<folder>/latents-<digest>.safetensors    z_0 and prompts, the same for every reward
-<folder>/rollouts-<digest>.safetensors   what the generator makes of the same prompts, step by step
-<folder>/targets-<digest>.safetensors    what a reward makes of the clean images
+<folder>/latents-<digest>/    z_0 and prompts, the same for every reward
+<folder>/rollouts-<digest>/   what the generator makes of the same prompts, step by step
+<folder>/targets-<digest>/    what a reward makes of the clean images
 
-A file is named by the digest of all that it depends on, and is there whole or not at all.
+A folder is named by the digest of all that it depends on.  It holds some images a file, each there
+whole or not at all: what was killed goes on where it was, and processes make them together.  None
+is read into memory at once: of SD 3.5 and CLIP ViT-L an image takes 3.4 MB.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -19,19 +26,58 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.cell import digest
-from bench.images import Images
+from bench.images import Batch, Images, at_once
+from bench.report import numbers
 from stitchvm.path import time_grid
 from stitchvm.sample import NU, Sde
+from stitchvm.saved import put
 from stitchvm.search import Source
 from stitchvm.streams import Streams, derive
-from stitchvm.teacher import Prepared, Rolled, decoded, encoded, rolled, targets
-from stitchvm.world import Split, World
+from stitchvm.teacher import Prepared, Rolled, Rows, rolled
+from stitchvm.workers import ALONE, Workers
+from stitchvm.world import Shown, Split, World
 
 Tensors = dict[str, Tensor]
+Make = Callable[[int, Shown], Tensors]  # of a batch whose first image has that place
+About = dict[str, object]
 
-AT_ONCE = 128  # latents decoded, or rolled out
+PART = 128  # images in a file, at least
+WHOLE = "whole.json"
+AT_ONCE = 128  # latents decoded together, if they are small
+ENLARGED = 8  # a latent's pixel on each side, in a published VAE
 KERNEL, STEPS = "flow_grpo", 8  # whose rollouts: the sampler that alignment trains with
 ROLLED = f"{KERNEL} from t = 1, {STEPS} steps"  # of which 8 t are left at t
+
+
+class Parts:
+    """Rows of a tensor that lies in several files, each mapped into memory.
+
+    Args:
+        parts: Of the files, in order.
+    """
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        self.parts = tuple(parts)
+        self._starts = [0, *accumulate(len(part) for part in self.parts)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        if isinstance(rows, slice):
+            rows = torch.arange(*rows.indices(len(self)))
+        found = self.parts[0].new_empty(len(rows), *self.parts[0].shape[1:])
+        for at, row in enumerate(rows.tolist()):
+            k = bisect_right(self._starts, row) - 1
+            found[at] = self.parts[k][row - self._starts[k]]
+        return found
+
+
+class Found(NamedTuple):
+    """What a folder holds: tensors by name, and a prompt for each row."""
+
+    tensors: dict[str, Parts]
+    c: list[str]
 
 
 @dataclass(frozen=True)
@@ -42,11 +88,13 @@ class Shelf:
         world: Whose backbone and rewards.
         images: Where the images come from.
         folder: Where they are kept.
+        workers: The processes that make them together.
     """
 
     world: World
     images: Images
     folder: Path
+    workers: Workers = ALONE
 
     def get(
         self, reward: str, count: int, source: Source = "pixels", split: Split = "train"
@@ -58,37 +106,17 @@ class Shelf:
             count: Images.
             source: What the teacher sees.
             split: Which images.
+
+        Raises:
+            ValueError: if there is no room for them.
         """
-        about = {"world": self.world.digest, "split": split, "count": count}
-        if self.images.digest != self.world.digest:
-            about["images"] = self.images.digest
-        teacher = self.world.reward(reward)
-
-        def images() -> Iterator[Tensor]:
-            return (shown.x_0 for shown in self.images.shown(split, count))
-
-        def latents() -> tuple[Tensors, list[str]]:
-            c: list[str] = []
-
-            def noted() -> Iterator[Tensor]:
-                for shown in self.images.shown(split, count):
-                    c.extend(shown.c)
-                    yield shown.x_0
-
-            return {"z_0": encoded(self.world.backbone, noted())}, c
-
-        found, c = self._kept("latents", about, latents)
-        z_0 = found["z_0"]
-
-        def made() -> tuple[Tensors, list[str]]:
-            shown = images()
-            if source == "latents":
-                shown = decoded(self.world.backbone, z_0, AT_ONCE)
-            tokens, embedding = targets(teacher, shown)
-            return {"tokens": tokens, "embedding": embedding}, []
-
-        of, _ = self._kept("targets", {**about, "reward": reward, "source": source}, made)
-        return Prepared(z_0, of["tokens"], of["embedding"], c)
+        about = self._about(split, count)
+        z_0, c = self._kept("latents", about, self.images.batches(split, count), self._latents)
+        shown = self.images.batches(split, count)
+        if source == "latents":
+            shown = self._decoded(z_0["z_0"], c)
+        of = self._targets({**about, "reward": reward, "source": source}, reward, shown)
+        return Prepared(z_0["z_0"], of["tokens"], of["embedding"], c)
 
     def rollouts(self, reward: str, count: int, split: Split = "train") -> Rolled:
         """The generator's own rollouts, and targets of what they end in.
@@ -97,61 +125,125 @@ class Shelf:
             reward: Name of the teacher.
             count: Rollouts, each for the prompt of an image.
             split: Of which images.
+
+        Raises:
+            ValueError: if there is no room for them.
         """
-        about = {
-            "world": self.world.digest,
-            "split": split,
-            "count": count,
-            "kernel": KERNEL,
-            "steps": STEPS,
-        }
+        about = {**self._about(split, count), "kernel": KERNEL, "steps": STEPS}
+        times, rng = time_grid(STEPS), Streams.of(derive(0, "rollouts", split), rows=count)
+        sampler = Sde(self.world.backbone.velocity, NU[KERNEL])
+
+        def walked(first: int, shown: Shown) -> Tensors:
+            own = Streams(rng.seeds[first : first + len(shown.c)])
+            z = own.child("eps").normal(self._like(len(shown.c)))
+            on_the_way = rolled(sampler, z, times, shown.c, own.child("walk"))
+            return {"z_t": on_the_way[:, 1:-1], "z_0": on_the_way[:, -1]}
+
+        walks, c = self._kept("rollouts", about, self.images.batches(split, count), walked)
+        of = self._targets({**about, "reward": reward}, reward, self._decoded(walks["z_0"], c))
+        return Rolled(walks["z_t"], times[1:-1], of["tokens"], of["embedding"], c)
+
+    def _about(self, split: Split, count: int) -> About:
+        about: About = {"world": self.world.digest, "split": split, "count": count}
         if self.images.digest != self.world.digest:
             about["images"] = self.images.digest
-        times = time_grid(STEPS)
+        return about
 
-        def walked() -> tuple[Tensors, list[str]]:
-            c = [prompt for shown in self.images.shown(split, count) for prompt in shown.c]
-            rng = Streams.of(derive(0, "rollouts", split), rows=count)
-            sampler = Sde(self.world.backbone.velocity, NU[KERNEL])
-            parts = []
-            for first in range(0, count, AT_ONCE):
-                prompts = c[first : first + AT_ONCE]
-                own = Streams(rng.seeds[first : first + AT_ONCE])
-                z = own.child("eps").normal(self._like(len(prompts)))
-                parts.append(rolled(sampler, z, times, prompts, own.child("walk")))
-            return {"z": torch.cat(parts)}, c
+    def _latents(self, first: int, shown: Shown) -> Tensors:
+        del first
+        return {"z_0": self.world.backbone.encode(shown.x_0)}
 
-        found, c = self._kept("rollouts", about, walked)
-        z = found["z"]
+    def _targets(self, about: About, reward: str, shown: Iterable[Batch]) -> dict[str, Parts]:
+        """What the teacher makes of images."""
+        teacher = self.world.reward(reward)
 
-        def made() -> tuple[Tensors, list[str]]:
-            shown = decoded(self.world.backbone, z[:, -1], AT_ONCE)
-            tokens, embedding = targets(self.world.reward(reward), shown)
-            return {"tokens": tokens, "embedding": embedding}, []
+        def made(first: int, shown: Shown) -> Tensors:
+            del first
+            of = teacher.features(shown.x_0)
+            return {"tokens": of.tokens, "embedding": of.embedding}
 
-        of, _ = self._kept("targets", {**about, "reward": reward}, made)
-        on_the_way = slice(1, -1)  # neither pure noise nor clean
-        return Rolled(z[:, on_the_way], times[on_the_way], of["tokens"], of["embedding"], c)
+        return self._kept("targets", about, shown, made).tensors
+
+    def _decoded(self, z_0: Rows, c: Sequence[str]) -> Iterator[Batch]:
+        """Latents as images."""
+
+        def read(rows: slice) -> Shown:
+            z = z_0[rows].to(self._like(0).device)
+            return Shown(self.world.backbone.decode(z), list(c[rows]))
+
+        height, width = self.world.backbone.latent[-2:]
+        each = at_once((ENLARGED * height, ENLARGED * width), AT_ONCE)
+        for first in range(0, len(c), each):
+            rows = slice(first, min(first + each, len(c)))
+            yield Batch(rows.stop - first, partial(read, rows))
 
     def _like(self, rows: int) -> Tensor:
         """Latents to fill, (rows, *latent), where the backbone is."""
         like = next(iter(self.world.backbone.state_dict().values()))
         return torch.empty(rows, *self.world.backbone.latent, device=like.device)
 
-    def _kept(
-        self, kind: str, about: dict[str, object], make: Callable[[], tuple[Tensors, list[str]]]
-    ) -> tuple[Tensors, list[str]]:
-        """Tensors and prompts of a file, made where it is missing."""
-        path = self.folder / f"{kind}-{digest(about)}.safetensors"
-        if not path.is_file():
-            with torch.no_grad():
-                tensors, c = make()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            new = path.with_name(f"{path.name}.{os.getpid()}.new")
-            kept = {name: x.contiguous() for name, x in tensors.items()}
-            save_file(kept, new, {"about": json.dumps(about), "prompts": json.dumps(c)})
-            os.replace(new, path)
+    def _kept(self, kind: str, about: About, batches: Iterable[Batch], make: Make) -> Found:
+        """What a folder holds; files that are missing are made."""
+        folder = self.folder / f"{kind}-{digest(about)}"
+        if not (folder / WHOLE).is_file():
+            parts = groupby(_placed(batches), lambda at: at[0] // PART)
+            files = 0
+            for k, (_, part) in enumerate(parts):
+                path, files = _file(folder, k), k + 1
+                if k % self.workers.count == self.workers.rank and not path.is_file():
+                    _write(path, about, part, make)
+            self.workers.wait()
+            if self.workers.first:
+                put(folder / WHOLE, json.dumps({"about": about, "files": files}).encode())
+            self.workers.wait()
+        files = json.loads((folder / WHOLE).read_text())["files"]
+        return _read([_file(folder, k) for k in range(files)])
+
+
+def _file(folder: Path, k: int) -> Path:
+    return folder / f"{k:06d}.safetensors"
+
+
+def _placed(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+    """Batches with the place of their first image."""
+    first = 0
+    for batch in batches:
+        yield first, batch
+        first += batch.rows
+
+
+@torch.no_grad()
+def _write(path: Path, about: About, part: Iterable[tuple[int, Batch]], make: Make) -> None:
+    """A file of some batches.
+
+    Raises:
+        ValueError: if all that follow, if they take as much, would not fit on the disk.
+    """
+    made, c, last = list[Tensors](), list[str](), 0
+    for first, batch in part:
+        shown, last = batch.read(), first + batch.rows
+        made.append({name: x.cpu() for name, x in make(first, shown).items()})
+        c += shown.c
+    kept = {name: torch.cat([of[name] for of in made]).contiguous() for name in made[0]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    save_file(kept, new, {"about": json.dumps(about), "prompts": json.dumps(c)})
+    os.replace(new, path)
+    needed = path.stat().st_size * (int(f"{about['count']}") - last) // len(c)
+    if needed > (free := shutil.disk_usage(path.parent).free):
+        raise ValueError(
+            f"expected {numbers.size(needed)} more in {path.parent}, got {numbers.size(free)}: "
+            f"fewer images take less (--images), another disk may have room (--out)"
+        )
+
+
+def _read(paths: Sequence[Path]) -> Found:
+    """What files hold."""
+    tensors: dict[str, list[Tensor]] = {}
+    c: list[str] = []
+    for path in paths:
         with safe_open(path, "pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, json.loads(
-                file.metadata()["prompts"]
-            )
+            for name in file.keys():
+                tensors.setdefault(name, []).append(file.get_tensor(name))
+            c += json.loads(file.metadata()["prompts"])
+    return Found({name: Parts(parts) for name, parts in tensors.items()}, c)

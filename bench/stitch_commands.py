@@ -52,6 +52,18 @@ images = click.option(
 threads = click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads."
 )
+device = click.option(
+    "--device", help="Where to compute, as cuda or cuda:1.  [default: as the world says, or cpu]"
+)
+bf16 = click.option(
+    "--bf16", is_flag=True, help="Run matrix products of layer and tail in bfloat16."
+)
+micro = click.option(
+    "--micro-batch",
+    "micro",
+    type=click.IntRange(1),
+    help="Images whose graphs are kept at once.  [default: all of a batch]",
+)
 out = click.option(
     "--out", type=Path, help="Folder of all that is made.  [default: results/runs/stitch/WORLD]"
 )
@@ -78,6 +90,7 @@ def _where(world: str, out: Path | None) -> Path:
 @click.option("--source", type=click.Choice(["pixels", "latents"]), default="pixels")
 @click.option("--seed", type=int, default=0, show_default=True)
 @pictures
+@device
 @out
 @careful
 def search(  # noqa: PLR0913 - one for each option
@@ -90,6 +103,7 @@ def search(  # noqa: PLR0913 - one for each option
     source: Literal["pixels", "latents"],
     seed: int,
     pictures: str | None,
+    device: str | None,
     out: Path | None,
 ) -> None:
     """Fit every pair of blocks (i, j) in one pass; print the losses and keep the picks."""
@@ -100,7 +114,7 @@ def search(  # noqa: PLR0913 - one for each option
 
     folder = _where(world, out) / reward / f"search-{trunk}"
     settings = Settings(source=source, ridge=ridge, seed=seed)
-    made = named(world)
+    made = named(world, device)
     images = images_of(made, pictures)
     found = find(made, reward, folder, settings, probes=probes, trunk=trunk, images=images)
     click.echo(" i  j      loss  normalised     R2   held: loss  normalised     R2    MFLOP")
@@ -125,6 +139,9 @@ def search(  # noqa: PLR0913 - one for each option
 @images
 @pictures
 @threads
+@device
+@bf16
+@micro
 @out
 @careful
 def tune(  # noqa: PLR0913 - one for each option
@@ -138,6 +155,9 @@ def tune(  # noqa: PLR0913 - one for each option
     images: int,
     pictures: str | None,
     threads: int,
+    device: str | None,
+    bf16: bool,
+    micro: int | None,
     out: Path | None,
 ) -> None:
     """Try four learning rates for every reward and arm, side by side, and keep what they came to.
@@ -148,10 +168,12 @@ def tune(  # noqa: PLR0913 - one for each option
     from bench.stitching import Job  # noqa: PLC0415
     from stitchvm.distill import Recipe  # noqa: PLC0415
 
-    shop = _workshop(world, out, images, pictures, threads)
+    shop = _workshop(
+        world, out, count=images, pictures=pictures, threads=threads, device=device, micro=micro
+    )
     jobs = [Job(r, arm, chosen) for r in rewards for arm in arms if not ARMS[arm].rates]
-    _tell(shop.tune(jobs, Recipe(steps=steps, batch=batch), steps=steps))
-    for job in jobs:
+    _tell(shop.tune(jobs, Recipe(steps=steps, batch=batch, bf16=bf16), steps=steps), shop)
+    for job in jobs if shop.workers.first else ():
         best, *others = shop.trials(job)
         rest = ", ".join(f"{trial.rate:g} {trial.held_loss:.4g}" for trial in others)
         click.echo(
@@ -181,6 +203,9 @@ def tune(  # noqa: PLR0913 - one for each option
 @images
 @pictures
 @threads
+@device
+@bf16
+@micro
 @out
 @careful
 def train(  # noqa: PLR0913 - one for each option
@@ -197,20 +222,27 @@ def train(  # noqa: PLR0913 - one for each option
     images: int,
     pictures: str | None,
     threads: int,
+    device: str | None,
+    bf16: bool,
+    micro: int | None,
     out: Path | None,
 ) -> None:
     """Finetune from a pick of the search; killed, the same command goes on.
 
     What is trained in one command is trained side by side, and shares the frozen backbone's work.
+    Several GPUs share every batch: accelerate launch --num_processes 4 -m bench stitch train ...
     """
-    from bench.stitching import MODEL, Job  # noqa: PLC0415 - slow to import
+    from bench.finetuning import MODEL  # noqa: PLC0415 - slow to import
+    from bench.stitching import Job  # noqa: PLC0415
     from stitchvm.distill import Recipe  # noqa: PLC0415
 
-    shop = _workshop(world, out, images, pictures, threads)
+    shop = _workshop(
+        world, out, count=images, pictures=pictures, threads=threads, device=device, micro=micro
+    )
     jobs = [Job(reward, arm, chosen) for reward in rewards for arm in arms]
-    recipe = Recipe(steps=steps, batch=batch, average=average)
-    _tell(shop.train(jobs, recipe, keep, rate))
-    for job in jobs:
+    recipe = Recipe(steps=steps, batch=batch, average=average, bf16=bf16)
+    _tell(shop.train(jobs, recipe, keep, rate), shop)
+    for job in jobs if shop.workers.first else ():
         click.echo(f"in {shop.folder(job) / MODEL}")
 
 
@@ -284,21 +316,33 @@ def export(folder: Path, to: Path) -> None:
     click.echo(f"in {to}")
 
 
-def _workshop(world: str, out: Path | None, count: int, pictures: str | None, threads: int) -> Any:
+def _workshop(
+    world: str,
+    out: Path | None,
+    *,
+    count: int,
+    pictures: str | None,
+    threads: int,
+    device: str | None,
+    micro: int | None,
+) -> Any:
     import torch  # noqa: PLC0415
 
     from bench.datasets.hub import images_of  # noqa: PLC0415
     from bench.stitching import Workshop  # noqa: PLC0415
     from bench.worlds import named  # noqa: PLC0415
+    from stitchvm.workers import workers  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    made = named(world)
-    return Workshop(made, _where(world, out), images_of(made, pictures), count)
+    together = workers()  # first of all: it says which GPU is this process's
+    made = named(world, device)
+    images = images_of(made, pictures)
+    return Workshop(made, _where(world, out), images, count, workers=together, micro=micro)
 
 
-def _tell(told: Iterable[Any]) -> None:
-    """A line for each estimator every 50 steps."""
+def _tell(told: Iterable[Any], shop: Any) -> None:
+    """A line for each estimator every 50 steps, from the first process."""
     for job, record in told:
-        if record.step % 50 == 0:
+        if record.step % 50 == 0 and shop.workers.first:
             terms = "  ".join(f"{k} {v:.4g}" for k, v in record.terms.items())
             click.echo(f"{job.reward} {job.name} step {record.step}: {record.loss:.4g}  {terms}")

@@ -11,47 +11,37 @@ makes of them.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from baselines.trained import weights
 from bench.arms import ARMS, TRUNKS, Arm, Given, Trunk
+from bench.finetuning import MODEL, finetune, put_json, same
 from bench.images import Images, WorldImages
 from bench.prepared import ROLLED, Shelf
 from bench.resolve import UnknownName
 from stitchvm.backbone import Backbone
-from stitchvm.distill import (
-    Recipe,
-    Record,
-    Student,
-    averaged,
-    distill,
-    held_loss,
-    last_record,
-)
+from stitchvm.distill import Recipe, Record, Student, distill, held_loss
 from stitchvm.memo import Shared
-from stitchvm.saved import put
 from stitchvm.search import TABLE, Search, Settings, Source, load, search
 from stitchvm.stitch import Stitched
 from stitchvm.teacher import Lessons
 from stitchvm.value import Target
+from stitchvm.workers import ALONE, Workers
 from stitchvm.world import Split, World
 
 PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it
 IMAGES, CHECKED = 20_000, 1024  # that stage 2 learns from, and that judge its learning rates
 ROLLOUTS = 4096  # of the generator, that go instead of images at most
-Plain = dict[str, Any]
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # tried for every arm
 TRIAL_STEPS = 300
-TRIALS, MODEL, LOG, BEGUN = "trials.json", "model", "log.jsonl", "run.json"
-PREPARED = "prepared"
+TRIALS, PREPARED = "trials.json", "prepared"
 
 
 def find(
@@ -90,7 +80,7 @@ def find(
     if (folder / TABLE).is_file():
         known = load(folder)
         wanted = json.loads(json.dumps({**asdict(settings), **about}))
-        _same("a search", wanted, {key: known.about.get(key) for key in wanted}, folder)
+        same("a search", wanted, {key: known.about.get(key) for key in wanted}, folder)
         return known
     start = time.perf_counter()
     found = search(
@@ -157,6 +147,8 @@ class Workshop:
         images: Where clean images come from.
         count: Images to learn from.
         checked: Held-out images that judge learning rates.
+        workers: The processes that train together.
+        micro: Images whose graphs are kept at once; those of a process's share when None.
     """
 
     world: World
@@ -164,15 +156,23 @@ class Workshop:
     images: Images
     count: int = IMAGES
     checked: int = CHECKED
+    workers: Workers = ALONE
+    micro: int | None = None
 
     def folder(self, job: Job) -> Path:
         """Of an estimator."""
         return self.root / job.reward / job.name
 
     def search(self, reward: str, trunk: Trunk = "backbone") -> Search:
-        """Stage 1, made where it is missing."""
+        """Stage 1, made where it is missing, by the first process."""
         folder = self.root / reward / f"search-{trunk}"
-        return find(self.world, reward, folder, Settings(), trunk=trunk, images=self.images)
+        made = partial(
+            find, self.world, reward, folder, Settings(), trunk=trunk, images=self.images
+        )
+        if self.workers.first:
+            found = made()
+        self.workers.wait()
+        return found if self.workers.first else made()
 
     def begin(self, job: Job, backbone: Backbone | None = None) -> Student:
         """An estimator before it is trained.
@@ -216,7 +216,7 @@ class Workshop:
 
     def data(self, jobs: Sequence[Job], split: Split, count: int) -> list[Lessons]:
         """What each learns from; what is the same is prepared once."""
-        shelf = Shelf(self.world, self.images, self.root / PREPARED)
+        shelf = Shelf(self.world, self.images, self.root / PREPARED, self.workers)
 
         @cache
         def of(reward: str, source: Source, *, walked: bool) -> Lessons:
@@ -266,20 +266,26 @@ class Workshop:
             replace(self.recipe(job, recipe), steps=steps, rate=rate) for job, rate in tried
         ]
         data = self.data([job for job, _ in tried], "train", self.count)
-        runs = [distill(*given) for given in zip(students, data, recipes, strict=True)]
+        runs = [
+            distill(*given, workers=self.workers, micro=self.micro)
+            for given in zip(students, data, recipes, strict=True)
+        ]
         for records in zip(*runs, strict=True):
             for (job, _), record in zip(tried, records, strict=True):
                 yield Told(job, record)
         held = self.data([job for job, _ in tried], "held", self.checked)
-        losses = [held_loss(*given) for given in zip(students, held, recipes, strict=True)]
-        for job in jobs:
+        losses = [
+            held_loss(*given, self.workers) for given in zip(students, held, recipes, strict=True)
+        ]
+        for job in jobs if self.workers.first else ():
             of = [
                 Trial(rate, loss, steps)._asdict()
                 for (owner, rate), loss in zip(tried, losses, strict=True)
                 if owner == job
             ]
             self.folder(job).mkdir(parents=True, exist_ok=True)
-            _put(self.folder(job) / TRIALS, {"about": abouts[job], "trials": of})
+            put_json(self.folder(job) / TRIALS, {"about": abouts[job], "trials": of})
+        self.workers.wait()
 
     def _tried(self, job: Job, about: dict[str, object]) -> bool:
         """Whether rates were tried for an estimator.
@@ -291,7 +297,7 @@ class Workshop:
         if not path.is_file():
             return False
         wanted = json.loads(json.dumps(about))
-        _same("trials", wanted, json.loads(path.read_text())["about"], path)
+        same("trials", wanted, json.loads(path.read_text())["about"], path)
         return True
 
     def _about(self, job: Job) -> dict[str, object]:
@@ -362,7 +368,18 @@ class Workshop:
             jobs, students, self.data(jobs, "train", self.count), strict=True
         ):
             own = replace(self.recipe(job, recipe), rate=rate or self.rate(job))
-            runs.append(finetune(student, data, own, self.folder(job), self._about(job), keep))
+            about = self._about(job)
+            run = finetune(
+                student,
+                data,
+                own,
+                self.folder(job),
+                about,
+                keep,
+                workers=self.workers,
+                micro=self.micro,
+            )
+            runs.append(run)
         while True:
             records = [next(run, None) for run in runs]
             if all(record is None for record in records):
@@ -381,111 +398,3 @@ def arm_of(name: str) -> Arm:
     if name not in ARMS:
         raise UnknownName("arm", name, ARMS)
     return ARMS[name]
-
-
-def finetune(
-    model: Student,
-    data: Lessons,
-    recipe: Recipe,
-    folder: Path,
-    about: dict[str, object],
-    keep: Sequence[int] = (),
-) -> Iterator[Record]:
-    """Stage 2 in a folder; killed at any moment, the same call goes on.
-
-    A finished model is trained further by a recipe of more steps; what it was is kept as `step-N`.
-
-    Args:
-        model: After stage 1.
-        data: What to learn from.
-        recipe: How.
-        folder: Of checkpoint, log and the finished model.
-        about: What to say of how it was made.
-        keep: Steps after which the value model is kept as well.
-
-    Yields:
-        The records that were not made before.
-
-    Raises:
-        ValueError: if the folder is of another model, recipe or origin.
-    """
-    begun = json.loads(json.dumps({**about, "recipe": asdict(recipe)}))
-    if (folder / BEGUN).is_file():
-        known = json.loads((folder / BEGUN).read_text())
-        earlier = Recipe(**known["recipe"])
-        if recipe.continues(earlier):
-            _same("a run", {**begun, "recipe": known["recipe"]}, known, folder)
-        else:
-            _same("a run", begun, known, folder)
-        if (folder / MODEL).is_dir():
-            if earlier == recipe:
-                return
-            _set_aside(folder / MODEL, folder / f"step-{earlier.steps}")
-    folder.mkdir(parents=True, exist_ok=True)
-    _put(folder / BEGUN, begun)
-
-    def kept(step: int) -> None:
-        where = folder / f"step-{step}"
-        if step in keep and not where.is_dir():
-            with averaged(model, folder):
-                model.save_pretrained(where, begun)
-
-    log = folder / LOG
-    made = last_record(folder)
-    _go_back(log, made)
-    if made is not None:
-        kept(made.step)
-    for record in distill(model, data, recipe, folder, keep=keep):
-        with log.open("a") as lines:
-            lines.write(json.dumps(record._asdict()) + "\n")
-        kept(record.step)
-        yield record
-    model.save_pretrained(folder / MODEL, begun)
-
-
-def _same(what: str, wanted: Plain, known: Plain, where: Path) -> None:
-    """Refuse what was made of something else, naming what differs."""
-    mine, theirs = _differing(wanted, known), _differing(known, wanted)
-    if mine or theirs:
-        raise ValueError(f"expected {what} of {mine} in {where}, got {theirs}")
-
-
-def _differing(a: Plain, b: Plain) -> Plain:
-    """What of one the other has not, or has otherwise."""
-    found: Plain = {}
-    for key, value in a.items():
-        other = b.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            if inner := _differing(value, other):
-                found[key] = inner
-        elif key not in b or value != other:
-            found[key] = value
-    return found
-
-
-def _set_aside(model: Path, kept: Path) -> None:
-    """Keep a finished model under another name; where it is kept already, drop it."""
-    if not kept.is_dir():
-        model.rename(kept)
-        return
-    dropped = model.with_name(f"{model.name}.old")
-    shutil.rmtree(dropped, ignore_errors=True)
-    model.rename(dropped)
-    shutil.rmtree(dropped)
-
-
-def _go_back(log: Path, made: Record | None) -> None:
-    """Leave in a log the steps up to a checkpoint's; what follows is made again."""
-    kept: list[str] = []
-    for line in log.read_text().splitlines() if log.is_file() else []:
-        if made is None or not line.endswith("}") or json.loads(line)["step"] >= made.step:
-            break
-        kept.append(line)
-    if made is not None:
-        kept.append(json.dumps(made._asdict()))
-    put(log, "".join(f"{line}\n" for line in kept).encode())
-
-
-def _put(path: Path, what: object) -> None:
-    """Write JSON that is there whole or not at all."""
-    put(path, (json.dumps(what, indent=1) + "\n").encode())

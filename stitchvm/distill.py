@@ -32,8 +32,9 @@ from stitchvm import checkpoint
 from stitchvm.backbone import Prompts
 from stitchvm.reward import Features, Reward
 from stitchvm.streams import derive
-from stitchvm.teacher import Lessons
+from stitchvm.teacher import Lessons, Noisy
 from stitchvm.value import Target
+from stitchvm.workers import ALONE, Workers
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -145,20 +146,21 @@ def losses(
 
 
 @torch.no_grad()
-def held_loss(student: Student, data: Lessons, recipe: Recipe) -> float:
+def held_loss(student: Student, data: Lessons, recipe: Recipe, workers: Workers = ALONE) -> float:
     """The loss on images that nothing is trained on, each once, at times and noise of its own."""
     rng = torch.Generator().manual_seed(derive(recipe.seed, "held loss"))
     z_t, t = data.noisy(torch.arange(len(data.c)), recipe.draw, rng)
-    total = 0.0
-    for first in range(0, len(z_t), recipe.batch):
+    like, total = next(iter(student.reward.parameters())), 0.0
+    for first in range(workers.rank * recipe.batch, len(z_t), workers.count * recipe.batch):
         rows = slice(first, first + recipe.batch)
-        like = next(iter(student.reward.parameters()))
         c = _shown(student, data.c[rows])
         found = student.features(z_t[rows].to(like.device), t[rows].to(like.device), c)
         target = Features(data.tokens[rows].to(like), data.embedding[rows].to(like))
         terms = losses(student, found, target, c, recipe)
         total += len(c) * sum(term.item() for term in terms.values())
-    return total / len(z_t)
+    mean = torch.tensor(total, dtype=torch.float64, device=like.device)
+    workers.mean([mean])
+    return workers.count * mean.item() / len(z_t)
 
 
 def _shown(student: Student, c: Prompts) -> Prompts:
@@ -192,6 +194,8 @@ def distill(
     *,
     every: int = 200,
     keep: Collection[int] = (),
+    workers: Workers = ALONE,
+    micro: int | None = None,
 ) -> Iterator[Record]:
     """Finetune a student in place; what it holds at the end are the averaged weights, if asked.
 
@@ -203,21 +207,24 @@ def distill(
             and so does one that has ended and is to have more steps at a constant rate.
         every: Steps between checkpoints.
         keep: Steps with a checkpoint besides.
+        workers: The processes that share a batch; the first writes the checkpoint, all read it.
+        micro: Images whose graphs are kept at once; those of a whole share when None.
 
     Yields:
         A record of each step.
 
     Raises:
-        ValueError: for a checkpoint of another recipe, or one that is torn.
+        ValueError: for a checkpoint of another recipe, or one that is torn, or a batch that
+            processes cannot share.
         FloatingPointError: if a loss or a gradient is not finite.
     """
-    run = _Run(student, recipe)
+    run = _Run(student, recipe, workers, micro)
     if folder is not None:
         run.resume(folder)
     while run.step < recipe.steps:
         record = run.descend(data)
         due = run.step % every == 0 or run.step == recipe.steps or run.step in keep
-        if folder is not None and due:
+        if folder is not None and due and workers.first:
             run.save(folder, record)
         yield record
     run.finish()
@@ -263,8 +270,11 @@ def _put(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
 class _Run:
     """A finetuning as far as it has come."""
 
-    def __init__(self, student: Student, recipe: Recipe) -> None:
+    def __init__(
+        self, student: Student, recipe: Recipe, workers: Workers, micro: int | None
+    ) -> None:
         self.student, self.recipe, self.step = student, recipe, 0
+        self.workers, self.own, self.micro = workers, workers.share(recipe.batch), micro
         groups, self.weights = student.trained(), named(student)
         for weight in self.weights.values():
             weight.requires_grad_()
@@ -287,35 +297,51 @@ class _Run:
 
     def descend(self, data: Lessons) -> Record:
         """One step."""
-        recipe = self.recipe
-        rng = torch.Generator().manual_seed(derive(recipe.seed, "distill", self.step))
-        rows = torch.randint(len(data.c), (recipe.batch,), generator=rng)
-        like = next(iter(self.weights.values()))
-        noisy = data.noisy(rows, recipe.draw, rng)
-        z_t, t = noisy.z_t.to(like.device), noisy.t.to(like.device)
-        c = _shown(self.student, [data.c[row] for row in rows.tolist()])
-        target = Features(data.tokens[rows].to(like), data.embedding[rows].to(like))
-        with torch.autocast(like.device.type, torch.bfloat16, enabled=recipe.bf16):
-            found = self.student.features(z_t, t, c)
-        terms = losses(self.student, found, target, c, recipe)
-        loss = torch.stack(list(terms.values())).sum()
+        recipe, weights = self.recipe, list(self.weights.values())
+        self.optimiser.zero_grad(set_to_none=True)
+        figures = self._backward(data)
+        gradients = [w.grad for w in weights if w.grad is not None]
+        self.workers.mean([*gradients, *figures.values()])
+        loss = torch.stack(list(figures.values())).sum()
         if not bool(loss.isfinite()):
             raise FloatingPointError(
                 f"expected a finite loss at step {self.step}, got {loss.item()}"
             )
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.rate_at(self.step) * group["factor"]
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        gradients = [w.grad for w in self.weights.values() if w.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if not bool(norm.isfinite()):
             raise FloatingPointError(f"expected a finite gradient at step {self.step}, got {norm}")
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate_at(self.step) * group["factor"]
         self.optimiser.step()
         self.step += 1
         self._follow()
-        figures = {name: term.item() for name, term in terms.items()}
-        return Record(self.step, loss.item(), figures, norm.item(), recipe.rate_at(self.step - 1))
+        terms = {name: term.item() for name, term in figures.items()}
+        return Record(self.step, loss.item(), terms, norm.item(), recipe.rate_at(self.step - 1))
+
+    def _backward(self, data: Lessons) -> dict[str, Tensor]:
+        """Gradients of this process's share of a batch, and the terms of its loss."""
+        rng = torch.Generator().manual_seed(derive(self.recipe.seed, "distill", self.step))
+        rows = torch.randint(len(data.c), (self.recipe.batch,), generator=rng)
+        noisy = data.noisy(rows, self.recipe.draw, rng)
+        c = _shown(self.student, [data.c[row] for row in rows.tolist()])
+        own = range(len(rows))[self.own]
+        figures: dict[str, Tensor] = {}
+        for first in own[:: self.micro or len(own)]:
+            part = slice(first, min(first + (self.micro or len(own)), own.stop))
+            terms = self._terms(data, rows[part], Noisy(noisy.z_t[part], noisy.t[part]), c[part])
+            share = (part.stop - part.start) / len(own)
+            (share * torch.stack(list(terms.values())).sum()).backward()
+            for name, term in terms.items():
+                figures[name] = figures.get(name, 0.0) + share * term.detach()
+        return figures
+
+    def _terms(self, data: Lessons, rows: Tensor, noisy: Noisy, c: Prompts) -> dict[str, Tensor]:
+        """The terms of the loss of some images."""
+        like = next(iter(self.weights.values()))
+        target = Features(data.tokens[rows].to(like), data.embedding[rows].to(like))
+        with torch.autocast(like.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            found = self.student.features(noisy.z_t.to(like.device), noisy.t.to(like.device), c)
+        return losses(self.student, found, target, c, self.recipe)
 
     @torch.no_grad()
     def _follow(self) -> None:

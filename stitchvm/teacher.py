@@ -7,7 +7,7 @@ rollouts, which ended in a clean one.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,16 +29,28 @@ class Noisy(NamedTuple):
     t: Tensor
 
 
+class Rows(Protocol):
+    """Rows of a tensor on the CPU, which need not be in memory."""
+
+    def __getitem__(self, rows: Any, /) -> Tensor:
+        """Some of them, by a tensor of indices or a slice."""
+        ...
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+
 class Lessons(Protocol):
-    """What stage 2 learns from; all on the CPU."""
+    """What stage 2 learns from."""
 
     @property
-    def tokens(self) -> Tensor:
+    def tokens(self) -> Rows:
         """What the frozen reward's last block makes of each clean image, (n, L, D)."""
         ...
 
     @property
-    def embedding(self) -> Tensor:
+    def embedding(self) -> Rows:
         """And its embedding, (n, D')."""
         ...
 
@@ -59,7 +71,7 @@ class Lessons(Protocol):
 
 
 class Prepared(NamedTuple):
-    """What the clean images are to stage 2; all on the CPU.
+    """What the clean images are to stage 2.
 
     Attributes:
         z_0: Latents, (n, *latent).
@@ -68,9 +80,9 @@ class Prepared(NamedTuple):
         c: A prompt for each image; the null prompt where there is none.
     """
 
-    z_0: Tensor
-    tokens: Tensor
-    embedding: Tensor
+    z_0: Rows
+    tokens: Rows
+    embedding: Rows
     c: Prompts
 
     def noisy(self, rows: Tensor, times: Times, rng: torch.Generator) -> Noisy:
@@ -82,7 +94,7 @@ class Prepared(NamedTuple):
 
 
 class Rolled(NamedTuple):
-    """Rollouts of a sampler, and what their ends are to stage 2; all on the CPU.
+    """Rollouts of a sampler, and what their ends are to stage 2.
 
     Attributes:
         z_t: Where each was on its way, (n, k, *latent).
@@ -92,17 +104,18 @@ class Rolled(NamedTuple):
         c: The prompt of each.
     """
 
-    z_t: Tensor
+    z_t: Rows
     t: Tensor
-    tokens: Tensor
-    embedding: Tensor
+    tokens: Rows
+    embedding: Rows
     c: Prompts
 
     def noisy(self, rows: Tensor, times: Times, rng: torch.Generator) -> Noisy:
         """A point of each rollout, all of its times alike: the sampler's, not the given ones."""
         del times
         at = torch.randint(len(self.t), (len(rows),), generator=rng)
-        return Noisy(self.z_t[rows, at], self.t[at].to(self.z_t))
+        z_t = self.z_t[rows][torch.arange(len(rows)), at]
+        return Noisy(z_t, self.t[at].to(z_t))
 
 
 @torch.no_grad()

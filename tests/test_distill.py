@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from together import both
 from torch.nn.functional import normalize, smooth_l1_loss
 
 from bench.worlds.shapes import shapes as shapes_world
 from bench.worlds.shapes.scenes import draw, render
 from stitchvm.backbone import NULL
-from stitchvm.distill import CHECKPOINT, Recipe, distill, losses
+from stitchvm.distill import CHECKPOINT, Recipe, distill, held_loss, losses
 from stitchvm.models import sd3
 from stitchvm.path import match_snr
 from stitchvm.reward import Features
@@ -21,6 +22,7 @@ from stitchvm.search import Settings, search
 from stitchvm.stitch import Stitched, StitchLayer
 from stitchvm.teacher import prepare
 from stitchvm.value import Target, value_and_gradient
+from stitchvm.workers import Workers
 
 RECIPE = Recipe(steps=6, batch=8, rate=1e-3, warmup=3)
 
@@ -250,6 +252,58 @@ def test_a_stopped_run_goes_on_bit_for_bit(average, world, interfaces, data, tmp
     assert rest == records[2:]
     for name, weight in whole.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight)
+
+
+def same_but_for_rounding(records, others, model, other):
+    assert [r.step for r in records] == [r.step for r in others]
+    assert [r.loss for r in records] == pytest.approx([r.loss for r in others], rel=1e-4)
+    assert [r.gradient for r in records] == pytest.approx([r.gradient for r in others], rel=1e-3)
+    trained = {name for group in model.trained().values() for name in group}
+    assert trained
+    for name, weight in model.state_dict().items():
+        assert torch.allclose(weight, other.state_dict()[name], rtol=1e-3, atol=2e-4), name
+
+
+SMOOTH = replace(RECIPE, steps=3, rate=1e-4)  # AdamW's first steps are signs of gradients
+
+
+@pytest.mark.parametrize("micro", [3, 8])
+def test_a_batch_may_be_taken_in_parts(micro, world, interfaces, data):
+    models = [student(world, interfaces) for _ in range(2)]
+    whole = list(distill(models[0], data, SMOOTH))
+    parts = list(distill(models[1], data, SMOOTH, micro=micro))
+    same_but_for_rounding(parts, whole, models[1], models[0])
+    assert (parts == whole) == (micro == SMOOTH.batch)
+
+
+@pytest.mark.parametrize("loss", ["embedding", "soft"])
+def test_two_processes_train_as_one_does(loss, world, interfaces, data, tmp_path):
+    """For the soft loss, under the prompts of other images of the whole batch."""
+    recipe = replace(SMOOTH, loss=loss)
+    data = data._replace(c=[world.prompts[k % 7] for k in range(len(data.c))])
+    alone = student(world, interfaces)
+    records = list(distill(alone, data, recipe))
+    held = held_loss(alone, data, recipe)
+
+    def work(worker):
+        model, folder = student(world, interfaces), tmp_path / f"{worker.rank}"
+        made = list(distill(model, data, recipe, folder, workers=worker))
+        return model, made, held_loss(model, data, recipe, worker)
+
+    (first, made, judged), (second, others, _) = both(work)
+    assert made == others
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
+    same_but_for_rounding(made, records, first, alone)
+    assert judged == pytest.approx(held, rel=1e-3)
+    assert (tmp_path / "0").is_dir()
+    assert not (tmp_path / "1").exists()  # who is not the first writes nothing
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(world, interfaces, data):
+    with pytest.raises(ValueError, match="expected a batch that 3 processes share, got 8"):
+        next(distill(student(world, interfaces), data, RECIPE, workers=Workers(0, 3)))
 
 
 def test_what_is_kept_is_the_average(world, interfaces, data):

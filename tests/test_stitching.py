@@ -3,21 +3,25 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
+import types
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from together import both
 
 from baselines import ESTIMATORS
 from baselines.feature_head import FeatureHead
 from baselines.noisy_student import NoisyStudent
 from baselines.stitched import build as stitched
 from baselines.vae_stitch import Latent, VaeStitched
-from bench import prepared, stitching
+from bench import finetuning, prepared, stitching
 from bench.arms import ARMS, Given
 from bench.cli import main
-from bench.images import WorldImages, of_world
+from bench.images import Batch, WorldImages, of_world
 from bench.prepared import Shelf
 from bench.stitch_commands import ARM_NAMES
 from bench.stitching import Job, Workshop
@@ -31,6 +35,7 @@ from stitchvm.search import Settings, load
 from stitchvm.stitch import Stitched
 from stitchvm.streams import Streams, derive
 from stitchvm.teacher import Rolled
+from stitchvm.world import Shown
 
 RECIPE = Recipe(steps=5, batch=8, rate=1e-3, warmup=2)
 
@@ -122,42 +127,162 @@ def test_images_are_prepared_once(copied, monkeypatch):
     reward = copied.world.reward("clip")
     with torch.no_grad():
         x_0 = torch.cat([shown.x_0 for shown in copied.images.shown("train", 40)])
-        assert torch.equal(first[0].z_0, copied.world.backbone.encode(x_0))
-        assert torch.equal(first[0].embedding, reward.features(x_0).embedding)
+        assert torch.equal(first[0].z_0[:], copied.world.backbone.encode(x_0))
+        assert torch.equal(first[0].embedding[:], reward.features(x_0).embedding)
         (of_latents,) = copied.data([Job("clip", "stitched_latents")], "train", 40)
-        seen = reward.features(copied.world.backbone.decode(first[0].z_0)).embedding
-        assert torch.allclose(of_latents.embedding, seen, atol=1e-6)
+        seen = reward.features(copied.world.backbone.decode(first[0].z_0[:])).embedding
+        assert torch.allclose(of_latents.embedding[:], seen, atol=1e-6)
     monkeypatch.setattr(type(copied.world), "images", lambda *_: pytest.fail("drawn again"))
     (again,) = copied.data([job], "train", 40)
-    assert torch.equal(again.z_0, first[0].z_0)
+    assert torch.equal(again.z_0[:], first[0].z_0[:])
     assert again.c == first[0].c
+
+
+def test_what_was_prepared_before_a_kill_is_not_made_again(shop, tmp_path, monkeypatch):
+    shelf = Shelf(shop.world, shop.images, tmp_path)
+    monkeypatch.setattr(prepared, "PART", 8)
+    whole = replace(shelf, folder=tmp_path / "whole").get("clip", 40)
+    monkeypatch.setattr(
+        type(shop.images), "batches", lambda *given: one_by_one(shop.images, *given[1:])
+    )
+    of, asked = shop.world.reward("clip"), []
+
+    def features(x, inside=of.features):
+        asked.append(len(x))
+        if len(asked) == 20:
+            raise KeyboardInterrupt
+        return inside(x)
+
+    monkeypatch.setattr(of, "features", features)
+    with pytest.raises(KeyboardInterrupt):
+        shelf.get("clip", 40)
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("targets-*/*.safetensors")}
+    assert len(made) == 2  # 19 of 8 a file
+    found = shelf.get("clip", 40)
+    assert len(asked) == 20 + 40 - 16
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert not list(tmp_path.glob("**/*.new"))
+    assert found.c == whole.c
+    for name in ("z_0", "tokens", "embedding"):
+        a, b = getattr(found, name), getattr(whole, name)
+        assert torch.allclose(a[:], b[:], atol=1e-5), name
+        rows = torch.tensor([39, 0, 17, 17])
+        assert torch.equal(a[rows], a[:][rows])
+        assert torch.equal(a[5:21], a[:][5:21])
+
+
+def one_by_one(images, split, count):
+    """A world's images in batches of one."""
+    for shown in images.shown(split, count):
+        for row in range(len(shown.c)):
+            one = Shown(shown.x_0[row : row + 1], shown.c[row : row + 1])
+            yield Batch(1, lambda one=one: one)
+
+
+def test_a_disk_without_room_for_all_is_refused_after_the_first_file(copied, monkeypatch):
+    shelf = Shelf(copied.world, copied.images, copied.root / "full")
+    monkeypatch.setattr(prepared, "PART", 8)
+    monkeypatch.setattr(
+        type(copied.images), "batches", lambda *given: one_by_one(copied.images, *given[1:])
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10_000))
+    with pytest.raises(ValueError, match=r"expected \d+ kB more in .*, got 10 kB: fewer images"):
+        shelf.get("clip", 40)
+    assert len(list((copied.root / "full").glob("*/*.safetensors"))) == 1
+
+
+def test_two_processes_prepare_and_train_together(copied, monkeypatch):
+    monkeypatch.setattr(prepared, "PART", 8)
+    monkeypatch.setattr(
+        type(copied.images), "batches", lambda *given: one_by_one(copied.images, *given[1:])
+    )
+    job, root, made = Job("clip", "stitched"), copied.root.parent / "both", set()
+    write = prepared._write
+
+    def noted(path, *given):
+        assert path not in made, f"{path} was made twice"
+        made.add(path)
+        write(path, *given)
+
+    monkeypatch.setattr(prepared, "_write", noted)
+
+    def work(worker):
+        shop = replace(copied, root=root, workers=worker)
+        tuned = list(shop.tune([job], RECIPE, rates=(1e-3,), steps=1))
+        return tuned, list(shop.train([job], RECIPE, keep=(3,))), list(shop.train([job], RECIPE))
+
+    (tuned, told, again), others = both(work)
+    assert (tuned, told, again) == others
+    assert again == []
+    assert len(made) == 5 + 5 + 2 + 2  # latents and targets, to learn from and held out
+    list(copied.tune([job], RECIPE, rates=(1e-3,), steps=1))
+    alone = list(copied.train([job], RECIPE))
+    assert [t.record.loss for t in told] == pytest.approx([t.record.loss for t in alone], rel=1e-3)
+    (one,), (other,) = copied.trials(job), replace(copied, root=root).trials(job)
+    assert (one.rate, one.held_loss) == pytest.approx((other.rate, other.held_loss), rel=1e-3)
+    assert sorted(path.name for path in (root / "clip" / "stitched").iterdir()) == [
+        "checkpoint.pt",
+        "log.jsonl",
+        "model",
+        "run.json",
+        "step-3",
+        "trials.json",
+    ]
+    log = (root / "clip" / "stitched" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_launched_processes_train_together(copied):
+    """Two of them over gloo; `accelerate launch` starts several on GPUs alone."""
+    given = ("shapes", "--reward", "clip", "--images", "40", "--batch", "8", "--steps", "5")
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+    launch += ("--nproc_per_node", "2")
+    logs = []
+    for start in ((sys.executable, "-m", "bench"), (*launch, "-m", "bench")):
+        root = copied.root.parent / f"{len(logs)}"
+        shutil.copytree(copied.root, root)
+        command = (*start, "stitch", "train", *given, "--rate", "1e-3", "--out", f"{root}")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("in ") == 1  # told by one of them
+        lines = (root / "clip" / "stitched" / "log.jsonl").read_text().splitlines()
+        logs.append([json.loads(line) for line in lines])
+    assert [line["step"] for line in logs[1]] == [1, 2, 3, 4, 5]
+    assert [line["loss"] for line in logs[1]] == pytest.approx(
+        [line["loss"] for line in logs[0]], rel=1e-3
+    )
+    assert logs[0] != logs[1]  # halves are added up in another order
 
 
 def test_rollouts_are_the_samplers_own(copied, monkeypatch):
     shelf = Shelf(copied.world, copied.images, copied.root / "prepared")
     found = shelf.rollouts("aesthetic", 6)
     assert found.t.tolist() == [k / 8 for k in range(7, 0, -1)]
-    assert found.z_t.shape == (6, 7, *copied.world.backbone.latent)
+    walked = found.z_t[:]
+    assert walked.shape == (6, 7, *copied.world.backbone.latent)
     sampler = Sde(copied.world.backbone.velocity, NU["flow_grpo"])
-    step = sampler.transition(found.z_t[:, 2], found.t[2], found.t[3], found.c)
-    drawn = (found.z_t[:, 3] - step.mean) / step.std
+    step = sampler.transition(walked[:, 2], found.t[2], found.t[3], found.c)
+    drawn = (walked[:, 3] - step.mean) / step.std
     assert drawn.std().item() == pytest.approx(1, abs=0.06)  # 1,536 standard normal numbers
     assert abs(drawn.mean().item()) < 4 / drawn.numel() ** 0.5
     rng = torch.Generator().manual_seed(0)
     rows = torch.arange(6).repeat(20)
     z_t, t = found.noisy(rows, RECIPE.draw, rng)
     at = [found.t.tolist().index(time) for time in t.tolist()]
-    assert torch.equal(z_t, found.z_t[rows, at])
+    assert torch.equal(z_t, walked[rows, at])
     assert set(at) == set(range(7))
     assert found.c == [c for shown in copied.images.shown("train", 6) for c in shown.c]
-    last = sampler.transition(found.z_t[:, 6], found.t[6], torch.tensor(0.0), found.c)
+    last = sampler.transition(walked[:, 6], found.t[6], torch.tensor(0.0), found.c)
     nearly = copied.world.reward("aesthetic").features(copied.world.backbone.decode(last.mean))
-    cosine = torch.cosine_similarity(nearly.embedding, found.embedding)
-    assert (cosine > torch.cosine_similarity(nearly.embedding.roll(1, 0), found.embedding)).all()
+    cosine = torch.cosine_similarity(nearly.embedding, found.embedding[:])
+    assert (
+        cosine > torch.cosine_similarity(nearly.embedding.roll(1, 0), found.embedding[:])
+    ).all()
     monkeypatch.setattr(prepared, "rolled", lambda *_: pytest.fail("rolled out again"))
     again = shelf.rollouts("aesthetic", 6)
-    assert torch.equal(again.z_t, found.z_t)
-    assert shelf.rollouts("clip", 6).embedding.shape == found.embedding.shape
+    assert torch.equal(again.z_t[:], walked)
+    assert shelf.rollouts("clip", 6).embedding[:].shape == found.embedding[:].shape
 
 
 def test_finetuning_on_rollouts_goes_on_from_a_trained_model(copied):
@@ -244,7 +369,7 @@ def test_a_learning_rate_is_chosen_on_held_out_images(copied):
 
 
 def test_a_killed_finetuning_goes_on_and_logs_each_step_once(copied, monkeypatch):
-    monkeypatch.setattr(stitching, "distill", lambda *given, **kw: distill(*given, every=2, **kw))
+    monkeypatch.setattr(finetuning, "distill", lambda *given, **kw: distill(*given, every=2, **kw))
     whole, broken = Job("clip", "stitched"), Job("clip", "stitched", "3,1")
     list(copied.train([whole], RECIPE, rate=1e-3, keep=(3,)))
     monkeypatch.setattr(stitching, "pick", lambda *_: (3, 1))

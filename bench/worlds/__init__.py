@@ -80,8 +80,12 @@ def _called(build: Build, kind: str, of: Part, *given: Any, **more: Any) -> Any:
         raise ValueError(f"expected {kind} {label(of.build)!r} to build, got {why}") from error
 
 
-def named(text: str) -> World:
+def named(text: str, device: str | None = None) -> World:
     """A world with settings, as a command line names it: `shapes`, `shapes,generator=small`.
+
+    Args:
+        text: The name, and settings.
+        device: Where to compute; as the settings say, or the CPU, when None.
 
     Raises:
         UnknownName: for a world or setting nobody knows.
@@ -91,6 +95,8 @@ def named(text: str) -> World:
     name = settings.pop("build")
     settings.pop("name", None)
     build = resolve(name, WORLDS, "world")
+    if device is not None:
+        settings["device"] = device
     return build(**complete(build, settings, f"world {name!r}"))
 
 
