@@ -90,7 +90,7 @@ def copies(tmp_path_factory):
 def small(monkeypatch, tmp_path):
     """Heads of the tiny models, a cache of the test's own, and no way to a hub."""
     monkeypatch.setattr(stored, "ARCHITECTURES", dict.fromkeys(stored.ARCHITECTURES, ARCHITECTURE))
-    monkeypatch.setenv(stored.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv("STITCHVM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(FullWorld, "prompts", tuple(WORDS))  # words that the tiny models know
 
 

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import fields, replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 import scipy.stats
@@ -16,7 +15,7 @@ from bench.worlds.shapes import bank as bank_module
 from bench.worlds.shapes import banks as banks_module
 from bench.worlds.shapes import weights
 from bench.worlds.shapes.bank import Bank, _move, pick
-from bench.worlds.shapes.banks import cache_root, narrated
+from bench.worlds.shapes.banks import narrated
 from bench.worlds.shapes.build import STAGES, build, missing
 from bench.worlds.shapes.captions import KIND_NAMES, holds, parse, possible, seen, told
 from bench.worlds.shapes.conditional import draw_for
@@ -483,16 +482,6 @@ def test_a_changed_file_is_named(folder):
 
 
 # Banks' folders
-
-
-def test_the_cache_is_where_it_is_told_to_be(monkeypatch, tmp_path):
-    monkeypatch.setenv("STITCHVM_CACHE", str(tmp_path))
-    assert cache_root() == tmp_path
-    monkeypatch.delenv("STITCHVM_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_root() == tmp_path / "stitchvm-bench"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_root() == Path.home() / ".cache" / "stitchvm-bench"
 
 
 def test_only_long_work_is_announced(monkeypatch, capsys):

@@ -10,7 +10,6 @@ The paper does not say which HPSv2 it used, so nothing here is called `hps`.
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from diffusers import AutoencoderTiny
 from transformers import AutoTokenizer
 
+from bench import cache
 from bench.cell import digest
 from bench.worlds.full import sources
 from bench.worlds.full.drawn import CLIP_PIXELS, config
@@ -38,7 +38,6 @@ ARCHITECTURES = {
     "hps-v2.0": open_clip.VIT_H_14,
     "hps-v2.1": open_clip.VIT_H_14,
 }
-CACHE = "STITCHBENCH_CACHE"  # environment variable: where prompts' embeddings are kept
 SCORED = torch.float32  # rewards, whatever the generator computes in
 
 
@@ -89,7 +88,7 @@ class StoredParts(Parts):
         read = {"sd3": sd3.read_texts, "flux": flux.read_texts}[shapes["kind"]]
         texts = RememberedTexts(
             lambda: read(root, length=length, dtype=self.dtype),
-            cache() / "texts",
+            cache.root() / "texts",
             f"{self.generator} {self.dtype}",
             length,
             self.expected,
@@ -126,11 +125,6 @@ class StoredParts(Parts):
                 model, scale = open_clip.load(first / file, ARCHITECTURES[name]), SCALES[name]
             words = AutoTokenizer.from_pretrained(folders[1], local_files_only=True)
         return ClipReward(model.to(self.device, SCORED), words, CLIP_PIXELS, scale)
-
-
-def cache() -> Path:
-    """Where prompts' embeddings are kept: STITCHBENCH_CACHE, or ~/.cache/stitchbench."""
-    return Path(os.environ.get(CACHE, Path.home() / ".cache" / "stitchbench"))
 
 
 def _latent(root: Path, side: int) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from bench import cache
 from bench.child import ANNOUNCED
 from bench.worlds.shapes.bank import Bank
 from bench.worlds.shapes.captions import parse, seen, told
@@ -26,13 +27,6 @@ from stitchvm.reward import Reward
 
 AT_ONCE = 128  # pictures encoded and decoded at a time
 NOTICE = 10.0  # seconds of work left that are worth announcing
-
-
-def cache_root() -> Path:
-    """Where banks are kept: $STITCHVM_CACHE, or stitchvm-bench in the user's cache folder."""
-    if named := os.environ.get("STITCHVM_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stitchvm-bench"
 
 
 class Banks:
@@ -53,7 +47,7 @@ class Banks:
         version: str,
     ) -> None:
         self.backbone, self.towers, self.shipped = backbone, towers, shipped
-        self.cache = cache_root() / "shapes" / version
+        self.cache = cache.root() / "shapes" / version
         self._loaded: dict[str, Bank] = {}
 
     def data(self, members: int) -> Bank:
