@@ -4,10 +4,8 @@ from pathlib import Path
 
 import click
 
+from bench import published
 from bench.careful import careful
-
-MODELS = ("sd35-medium", "sd35-large", "flux-dev")
-REWARD_NAMES = ("clip", "dfn", "hps-v2.0", "hps-v2.1", "aesthetic", "pick")
 
 
 @click.group(epilog="Example: stitchbench weights get sd35-medium --reward clip --to weights")
@@ -20,9 +18,13 @@ def weights() -> None:
 
 
 @weights.command(epilog="Example: stitchbench weights get sd35-medium --reward clip --to weights")
-@click.argument("model", type=click.Choice(MODELS))
+@click.argument("model", type=click.Choice(list(published.GENERATORS)))
 @click.option(
-    "--reward", "rewards", type=click.Choice(REWARD_NAMES), multiple=True, help="Repeatable."
+    "--reward",
+    "rewards",
+    type=click.Choice(list(published.REWARDS)),
+    multiple=True,
+    help="Repeatable.",
 )
 @click.option("--tiny", is_flag=True, help="Also the distilled decoder.")
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder of copies.")
@@ -34,12 +36,11 @@ def get(model: str, rewards: tuple[str, ...], *, tiny: bool, to: Path) -> None:
 
     Stopped, the same command goes on. Gated models need `hf auth login` and an accepted licence.
     """
-    from bench.worlds.full import sources  # noqa: PLC0415 - with its package
-    from bench.worlds.full.files import download, write_sums  # noqa: PLC0415
+    from bench.worlds.full.files import download, write_sums  # noqa: PLC0415 - imports torch
 
-    wanted = [sources.GENERATORS[model]]
-    wanted += [sources.DECODERS[model]] if tiny else []
-    wanted += [one for reward in rewards for one in sources.REWARDS[reward]]
+    wanted = [published.GENERATORS[model]]
+    wanted += [published.DECODERS[model]] if tiny else []
+    wanted += [one for reward in rewards for one in published.REWARDS[reward]]
     for source in dict.fromkeys(wanted):
         gated = ", gated" if source.gated else ""
         revision = source.revision or "newest revision"

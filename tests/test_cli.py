@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from bench import published
 from bench import suite as suites
 from bench.attempt import Job, head
 from bench.cli import COMMANDS, cli
@@ -88,6 +89,19 @@ def test_help_is_quick_and_imports_nothing_slow():
         assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in COMMANDS)
     assert min(times) < 0.5
+
+
+def test_names_of_published_weights_are_offered_without_torch():
+    code = (
+        "import sys\nfrom bench.cli import main\n"
+        "try: main(['weights', 'get', '--help'])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in (*published.GENERATORS, *published.REWARDS))
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -19,13 +19,14 @@ from transformers import CLIPImageProcessorPil
 
 import bench.worlds.full.files as kept
 from baselines.untrained import build as untrained
+from bench import published
 from bench.cli import cli
 from bench.contract import backbone as contract
 from bench.contract.checking import ROWS, check
 from bench.plan import plan
 from bench.predict import predicted
 from bench.suite import load
-from bench.worlds.full import BUILDS, sources, stored
+from bench.worlds.full import BUILDS, stored
 from bench.worlds.full.files import SUMS, Copies, download, write_sums
 from bench.worlds.full.world import FullWorld
 from stitchvm.backbone import NULL
@@ -43,9 +44,9 @@ def save_reward(root, source):
     """A tiny model where, and as, a reward's real one is."""
     folder = root / source.repo
     folder.mkdir(parents=True, exist_ok=True)
-    if source in {sources.CLIP_336, sources.CLIP_224}:
+    if source in {published.CLIP_336, published.CLIP_224}:
         words = tokenizer(eos="and")
-        legacy = source is sources.CLIP_336
+        legacy = source is published.CLIP_336
         tiny(eos_token_id=2 if legacy else 9).save_pretrained(folder)
         if legacy:  # the real one is pickled, and its configuration from before eos was told
             safe = folder / "model.safetensors"
@@ -53,12 +54,12 @@ def save_reward(root, source):
             safe.unlink()
         words.save_pretrained(folder)
         CLIPImageProcessorPil().save_pretrained(folder)
-    elif source is sources.PICKSCORE:
+    elif source is published.PICKSCORE:
         tiny(eos_token_id=9, act="gelu").save_pretrained(folder)
-    elif source is sources.AESTHETIC:
+    elif source is published.AESTHETIC:
         layers, _ = stack((16, 8, 1), (0, 2))
-        torch.save(layers, folder / sources.AESTHETIC_FILE)
-        described = folder / sources.AESTHETIC_FILE
+        torch.save(layers, folder / published.AESTHETIC_FILE)
+        described = folder / published.AESTHETIC_FILE
         described.with_suffix(".json").write_text(json.dumps({"sizes": [16, 8, 1]}))
     else:
         weights = OpenClip("gelu").state_dict()
@@ -76,10 +77,10 @@ def copies(tmp_path_factory):
         "flux-dev": lambda: flux_pipeline(guidance=True),
     }
     for model, pipeline in pipelines.items():
-        pipeline().to(torch.float32).save_pretrained(root / sources.GENERATORS[model].repo)
-    for decoder in (sources.TAESD3, sources.TAEF1):
+        pipeline().to(torch.float32).save_pretrained(root / published.GENERATORS[model].repo)
+    for decoder in (published.TAESD3, published.TAEF1):
         tiny_decoder().float().save_pretrained(root / decoder.repo)
-    for source in {one for of in sources.REWARDS.values() for one in of}:
+    for source in {one for of in published.REWARDS.values() for one in of}:
         save_reward(root, source)
     for folder in {file.parent for file in root.glob("*/*/*")}:
         write_sums(folder)
@@ -114,7 +115,7 @@ def test_the_generator_is_the_one_of_the_folder(model, copies):
     loader = stored.flux if model == "flux-dev" else stored.sd3
     given = {"guidance": 3.5} if model == "flux-dev" else {}
     plain = loader.load(
-        copies / sources.GENERATORS[model].repo, latent=made.backbone.latent, **given
+        copies / published.GENERATORS[model].repo, latent=made.backbone.latent, **given
     )
     z, t = latents(made), torch.tensor(0.6)
     assert torch.equal(made.backbone.velocity(z, t, WORDS), plain.velocity(z, t, WORDS))
@@ -165,7 +166,7 @@ def test_rewards_are_those_of_the_files(copies):
     assert torch.equal(found["hps-v2.1"], direct(x, WORDS))
     pick = made.reward("pick")
     assert pick.scale == pytest.approx(float(tiny().logit_scale.detach().exp()))
-    w, b = aesthetic.load_head(copies / sources.AESTHETIC.repo / sources.AESTHETIC_FILE)
+    w, b = aesthetic.load_head(copies / published.AESTHETIC.repo / published.AESTHETIC_FILE)
     e = made.reward("aesthetic").features(x).embedding
     assert torch.allclose(found["aesthetic"], e @ w.float() + b.float(), atol=1e-5)
 
@@ -275,7 +276,7 @@ def test_predictions_read_no_weights(copies, monkeypatch, tmp_path):
 
 def test_what_a_world_is_depends_on_what_it_reads_alone(copies, tmp_path):
     moved = shutil.copytree(copies, tmp_path / "moved")
-    pick, tiny_one = moved / sources.PICKSCORE.repo, moved / sources.TAESD3.repo
+    pick, tiny_one = moved / published.PICKSCORE.repo, moved / published.TAESD3.repo
     before = world("sd35-medium", moved)
     assert before.digest == world("sd35-medium", copies).digest
     shutil.rmtree(pick)
@@ -289,11 +290,11 @@ def test_what_a_world_is_depends_on_what_it_reads_alone(copies, tmp_path):
 
 def test_files_that_no_digest_lists_are_refused(copies, tmp_path):
     moved = shutil.copytree(copies, tmp_path / "moved")
-    folder = moved / sources.GENERATORS["sd35-medium"].repo
+    folder = moved / published.GENERATORS["sd35-medium"].repo
     kept = [line for line in (folder / SUMS).read_text().splitlines() if "safetensors" not in line]
     (folder / SUMS).write_text("\n".join(kept) + "\n")
     with refused("expected all files of"):
-        Copies(moved).folder(sources.GENERATORS["sd35-medium"])
+        Copies(moved).folder(published.GENERATORS["sd35-medium"])
 
 
 @pytest.mark.slow
@@ -326,33 +327,33 @@ def refused(message, error=ValueError):
 
 def test_a_changed_or_missing_file_is_named(copies, tmp_path):
     root = tmp_path / "copies"
-    folder = root / sources.DFN.repo
+    folder = root / published.DFN.repo
     folder.mkdir(parents=True)
-    (file,) = sources.DFN.files
+    (file,) = published.DFN.files
     (folder / file).write_bytes(b"weights")
     with refused(f"stitchbench weights sum {folder}", FileNotFoundError):
-        Copies(root).folder(sources.DFN)
+        Copies(root).folder(published.DFN)
     write_sums(folder)
-    assert Copies(root).folder(sources.DFN) == folder
+    assert Copies(root).folder(published.DFN) == folder
     (folder / file).write_bytes(b"other weights")
     with refused(f"expected {folder / file} with digest "):
-        Copies(root).folder(sources.DFN)
+        Copies(root).folder(published.DFN)
     (folder / file).unlink()
     with refused(f"expected {folder / file}, which SHA256SUMS lists, got no such file",
                  FileNotFoundError):  # fmt: skip
-        Copies(root).folder(sources.DFN)
+        Copies(root).folder(published.DFN)
     (folder / SUMS).write_text("")
     with refused(f"expected {file} in {folder}, got none in SHA256SUMS", FileNotFoundError):
-        Copies(root).folder(sources.DFN)
+        Copies(root).folder(published.DFN)
     (folder / SUMS).write_text("abc file\n")
     with refused("expected a digest and a file in line 1"):
-        Copies(root).folder(sources.DFN)
+        Copies(root).folder(published.DFN)
 
 
 def test_files_are_compared_once(copies, monkeypatch):
-    folder = Copies(copies).folder(sources.DFN)
+    folder = Copies(copies).folder(published.DFN)
     monkeypatch.setattr(kept, "_digest", None)  # whoever compares again fails
-    assert Copies(copies).folder(sources.DFN) == folder
+    assert Copies(copies).folder(published.DFN) == folder
 
 
 def answer(kind):
@@ -376,7 +377,7 @@ def test_what_the_hub_refuses_is_said(monkeypatch, raised, message):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     with refused(message):
-        download(sources.GENERATORS["sd35-medium"])
+        download(published.GENERATORS["sd35-medium"])
 
 
 @pytest.mark.slow  # it is asked several times
@@ -404,16 +405,16 @@ def test_weights_are_fetched_summed_and_compared(tmp_path, monkeypatch):
     given = ["weights", "get", "flux-dev", "--reward", "dfn", "--tiny", "--to", str(to)]
     done = CliRunner().invoke(cli, given)
     assert done.exit_code == 0, done.output
-    wanted = [sources.GENERATORS["flux-dev"], sources.TAEF1, sources.DFN, sources.CLIP_224]
+    wanted = [published.GENERATORS["flux-dev"], published.TAEF1, published.DFN, published.CLIP_224]
     assert asked == [(one.repo, one.revision) for one in wanted]
     assert "FLUX.1 [dev] Non-Commercial, gated" in done.output
     assert CliRunner().invoke(cli, ["weights", "check", str(to)]).exit_code == 0
-    (to / sources.DFN.repo / "config.json").write_text("[]")
+    (to / published.DFN.repo / "config.json").write_text("[]")
     done = CliRunner().invoke(cli, ["weights", "check", str(to)])
     assert done.exit_code == 2
     assert "with digest" in done.output
-    (to / sources.DFN.repo / "model.bin.incomplete").write_text("")
-    done = CliRunner().invoke(cli, ["weights", "sum", str(to / sources.DFN.repo)])
+    (to / published.DFN.repo / "model.bin.incomplete").write_text("")
+    done = CliRunner().invoke(cli, ["weights", "sum", str(to / published.DFN.repo)])
     assert done.exit_code == 2
     assert "half-downloaded" in done.output
 
@@ -437,5 +438,5 @@ def test_hps_has_a_version(copies):
 
 
 def test_sources_are_pinned():
-    found = [*sources.GENERATORS.values(), *(s for of in sources.REWARDS.values() for s in of)]
+    found = [*published.GENERATORS.values(), *(s for of in published.REWARDS.values() for s in of)]
     assert all(re.fullmatch(r"[0-9a-f]{40}", source.revision) for source in found)

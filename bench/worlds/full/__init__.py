@@ -8,6 +8,7 @@ weights come from the hub or a folder of copies; `stitchbench weights` fetches a
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+from bench.published import GENERATORS
 from bench.worlds.quiet import quietly
 
 if TYPE_CHECKING:
@@ -71,4 +72,4 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
     return build
 
 
-BUILDS = {model: build_of(model) for model in ("sd35-medium", "sd35-large", "flux-dev")}
+BUILDS = {model: build_of(model) for model in GENERATORS}

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from bench.worlds.full.sources import Source
+from bench.published import Source
 from stitchvm.models.refusals import from_the_hub
 from stitchvm.saved import put
 

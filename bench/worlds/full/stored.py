@@ -1,4 +1,4 @@
-"""The parts of a world of full size from published weights; see `sources` for what and `files`.
+"""The parts of a world of full size from published weights; see `published` for what and `files`.
 
     clip                 100 <e, text>     ViT-L/14 at 336 px
     dfn                      <e, text>     ViT-H/14 at 378 px, open_clip's layout
@@ -18,9 +18,8 @@ import torch
 from diffusers import AutoencoderTiny
 from transformers import AutoTokenizer
 
-from bench import cache
+from bench import cache, published
 from bench.cell import digest
-from bench.worlds.full import sources
 from bench.worlds.full.drawn import CLIP_PIXELS, config
 from bench.worlds.full.files import Files
 from bench.worlds.full.parts import Parts
@@ -57,7 +56,7 @@ class StoredParts(Parts):
         ValueError: if access to files is refused, or one is not what it should be.
     """
 
-    rewards = tuple(sources.REWARDS)
+    rewards = tuple(published.REWARDS)
     trained = True
 
     def __init__(
@@ -72,16 +71,16 @@ class StoredParts(Parts):
     ) -> None:
         self.model, self.files, self.side = model, files, side
         self.dtype, self.device, self.expected = dtype, device, expected
-        self.generator = files.identity(sources.GENERATORS[model])
-        self.known = [self.generator, files.identity(sources.DECODERS[model])]
+        self.generator = files.identity(published.GENERATORS[model])
+        self.known = [self.generator, files.identity(published.DECODERS[model])]
 
     def identity(self, name: str) -> str:
         """Which files the reward of that name is made of."""
-        return digest([self.files.identity(one) for one in sources.REWARDS[name]])
+        return digest([self.files.identity(one) for one in published.REWARDS[name]])
 
     def backbone(self) -> PipelineBackbone:
         """The generator, whose prompts are encoded once for all processes."""
-        source = sources.GENERATORS[self.model]
+        source = published.GENERATORS[self.model]
         root, shapes = self.files.folder(source), config(self.model)
         latent = _latent(root, self.side)
         length = {"sd3": sd3.T5_TOKENS, "flux": flux.T5_TOKENS}[shapes["kind"]]
@@ -103,25 +102,25 @@ class StoredParts(Parts):
 
     def decoder(self) -> AutoencoderTiny:
         """TAESD3 or TAEF1."""
-        folder = self.files.folder(sources.DECODERS[self.model])
+        folder = self.files.folder(published.DECODERS[self.model])
         with quietly():
             decoder = load_network(AutoencoderTiny, folder, self.dtype)
         return decoder.to(self.device)
 
     def reward(self, name: str) -> ClipTower:
         """The reward of that name, float32."""
-        first, *_ = folders = [self.files.folder(one) for one in sources.REWARDS[name]]
+        first, *_ = folders = [self.files.folder(one) for one in published.REWARDS[name]]
         given: dict[str, Any] = {"device": self.device, "dtype": SCORED}
         with quietly():
             if name == "clip":
                 return clip.load(first, scale=SCALES[name], **given)
             if name == "aesthetic":
-                return aesthetic.load(folders[1], first / sources.AESTHETIC_FILE, **given)
+                return aesthetic.load(folders[1], first / published.AESTHETIC_FILE, **given)
             if name == "pick":
                 model = clip.load_model(first, **given)
                 scale = float(model.logit_scale.detach().exp())
             else:
-                (file,) = sources.REWARDS[name][0].files
+                (file,) = published.REWARDS[name][0].files
                 model, scale = open_clip.load(first / file, ARCHITECTURES[name]), SCALES[name]
             words = AutoTokenizer.from_pretrained(folders[1], local_files_only=True)
         return ClipReward(model.to(self.device, SCORED), words, CLIP_PIXELS, scale)
