@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModel, T5EncoderModel
 
-from stitchvm.models.folder import check_folder, check_texts, load_network, load_texts
+from stitchvm.models.folder import check_folder, load_network, load_texts
 from stitchvm.models.pipeline import PipelineBackbone, Stream
-from stitchvm.models.texts import Text, Texts, load_null, read_null
+from stitchvm.models.texts import Text, Texts
 from stitchvm.models.truncated import load_transformer
 
 T5_TOKENS = 512  # max_sequence_length of FluxPipeline
@@ -233,10 +233,8 @@ def read_texts(
             stored in their place.
         ValueError: see `read_null`.
     """
-    root = Path(folder)
-    stored = load_null(root) if null is None else read_null(null)
-    if null is not None or not check_texts(root, tuple(ENCODERS)):
+    parts, stored = load_texts(Path(folder), ENCODERS, dtype, null=null)
+    if parts is None:
         return FluxTexts(None, length, stored)
-    parts = load_texts(root, ENCODERS, dtype)
     pipeline = FluxPipeline(transformer=None, scheduler=None, vae=None, **parts)
     return FluxTexts(pipeline, length, stored)

@@ -10,7 +10,7 @@ import torch
 from diffusers.utils import is_accelerate_available
 from transformers import AutoTokenizer
 
-from stitchvm.models.texts import NULL_FILE
+from stitchvm.models.texts import Text, load_null, read_null
 
 
 def check_folder(folder: str | Path, parts: tuple[str, ...]) -> Path:
@@ -59,39 +59,48 @@ def own(network: Any, dtype: torch.dtype) -> Any:
     return network._apply(lambda weight: weight.to(dtype, copy=True))
 
 
-def check_texts(root: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> bool:
-    """Whether a pipeline's folder has text encoders; it may do without where it has the null text.
+def load_texts(
+    root: Path,
+    kinds: dict[str, Any],
+    dtype: torch.dtype,
+    *,
+    null: str | Path | None = None,
+    optional: tuple[str, ...] = (),
+) -> tuple[dict[str, Any] | None, Text | None]:
+    """What a pipeline's folder reads prompts with: text encoders, and a stored null prompt.
 
     Args:
         root: The folder.
-        required: Text encoders that come together or not at all.
+        kinds: Classes of its text encoders, by name.
+        dtype: Of their weights.
+        null: File of the null prompt's embedding, read in place of the text encoders.
         optional: Text encoders that may be missing.
 
+    Returns:
+        The text encoders and their tokenizers, None for missing ones, and the null prompt's
+        embedding, None where the folder has none.  In place of all text encoders None, where
+        `null` is given, or the folder has a null prompt and not one of them.
+
     Raises:
-        FileNotFoundError: if some are missing, or their tokenizers.
+        FileNotFoundError: if some are missing, or their tokenizers, or the file.
+        ValueError: see `read_null`.
     """
-    present = [part for part in (*required, *optional) if (root / part).is_dir()]
-    if not present and (root / NULL_FILE).is_file():
-        return False
-    wanted = dict.fromkeys((*required, *present))
-    networks = [f"{part}/config.json" for part in wanted]
-    check_folder(root, (*networks, *(f"{_tokenizer(p)}/tokenizer_config.json" for p in wanted)))
-    return True
-
-
-def load_texts(root: Path, kinds: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The text encoders of a pipeline's folder and their tokenizers; None for missing ones."""
-    parts: dict[str, Any] = {}
-    for name, kind in kinds.items():
-        parts[name] = parts[_tokenizer(name)] = None
-        if (root / name).is_dir():
-            parts[name] = kind.from_pretrained(
-                root / name, dtype=dtype, local_files_only=True, use_safetensors=True
-            )
-            parts[_tokenizer(name)] = AutoTokenizer.from_pretrained(
-                root / _tokenizer(name), local_files_only=True
-            )
-    return parts
+    stored = load_null(root) if null is None else read_null(null)
+    present = [name for name in kinds if (root / name).is_dir()]
+    if null is not None or (stored is not None and not present):
+        return None, stored
+    wanted = [name for name in kinds if name in present or name not in optional]
+    networks = [f"{name}/config.json" for name in wanted]
+    check_folder(root, (*networks, *(f"{_tokenizer(n)}/tokenizer_config.json" for n in wanted)))
+    parts: dict[str, Any] = {part: None for name in kinds for part in (name, _tokenizer(name))}
+    for name in wanted:
+        parts[name] = kinds[name].from_pretrained(
+            root / name, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+        parts[_tokenizer(name)] = AutoTokenizer.from_pretrained(
+            root / _tokenizer(name), local_files_only=True
+        )
+    return parts, stored
 
 
 def _tokenizer(encoder: str) -> str:

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
-from stitchvm.models.folder import check_folder, check_texts, load_network, load_texts
+from stitchvm.models.folder import check_folder, load_network, load_texts
 from stitchvm.models.pipeline import PipelineBackbone, Stream
-from stitchvm.models.texts import Text, Texts, load_null, read_null
+from stitchvm.models.texts import Text, Texts
 from stitchvm.models.truncated import load_transformer
 
 T5_TOKENS = 256  # max_sequence_length of StableDiffusion3Pipeline
@@ -211,12 +211,9 @@ def read_texts(
         ValueError: see `read_null`.
     """
     root = Path(folder)
-    stored = load_null(root) if null is None else read_null(null)
-    if null is not None or not check_texts(
-        root, ("text_encoder", "text_encoder_2"), ("text_encoder_3",)
-    ):
+    parts, stored = load_texts(root, ENCODERS, dtype, null=null, optional=("text_encoder_3",))
+    if parts is None:
         return Sd3Texts(None, length, stored)
-    parts = load_texts(root, ENCODERS, dtype)
     with torch.device("meta"):  # encode_prompt asks its configuration for a width, and no more
         config = SD3Transformer2DModel.load_config(root / "transformer", local_files_only=True)
         asked = SD3Transformer2DModel.from_config(config)
