@@ -25,7 +25,7 @@ from bench.part import Part
 from bench.predicted import unfused
 from bench.protocols import AlignProtocol, Protocol, TrainProtocol
 from bench.resolve import resolve
-from bench.tasks.align import Place
+from bench.tasks.samples import Place
 from bench.tasks.steps import SMALL
 from bench.tasks.train import School
 from bench.worlds import full, reward_of

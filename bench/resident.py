@@ -23,7 +23,7 @@ from bench.meter import Calls
 from bench.numberless import Answers
 from bench.predicted import Cost, cost
 from bench.report.paper import printed
-from bench.tasks.align import kernel_of
+from bench.tasks.samples import kernel_of
 from bench.tasks.steps import Steps
 from bench.worlds import full
 from stitchvm.align.guide import CFG

@@ -354,7 +354,7 @@ def test_windows_outside_the_schedule_are_refused_before_anything_runs(
 ):
     text = SUITE.replace("{build: guide, first: 0.9}", algorithm)
     cell = next(c for c in cells(tmp_path, text) if c.label == "DPS")
-    monkeypatch.setattr(task.Place, "judged", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(task, "judged", lambda *_: pytest.fail("it ran"))
     with pytest.raises(ValueError, match=message):
         task.run(cell.spec)
 
@@ -410,7 +410,7 @@ def test_a_judge_is_added_without_generating_again(store, folder, monkeypatch):
         '"""How bright a picture is."""\n'
         "def build(world):\n    return lambda x, c: x.flatten(1).mean(1)\n"
     )
-    monkeypatch.setattr(task.Place, "judged", lambda *_: pytest.fail("it generated"))
+    monkeypatch.setattr(task, "judged", lambda *_: pytest.fail("it generated"))
     before = {p: p.read_bytes() for p in store.path.rglob("result.json")}
     judge = str(folder / "bright.py")
     result = CliRunner().invoke(cli, ["rescore", str(store.path), "--judge", judge])

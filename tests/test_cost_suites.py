@@ -15,7 +15,7 @@ from bench.report.align.frame import tidy
 from bench.report.book import chapters
 from bench.run import run
 from bench.store import Store
-from bench.tasks.align import Place
+from bench.tasks.samples import Place
 from bench.worlds.full import BUILDS
 from stitchvm.flops import count_flops
 from stitchvm.streams import Streams

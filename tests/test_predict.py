@@ -21,7 +21,7 @@ from bench.protocols import PROTOCOLS
 from bench.resident import rows
 from bench.shaped import untrained
 from bench.suite import load
-from bench.tasks.align import Place
+from bench.tasks.samples import Place
 from bench.tasks.steps import CLASSIC
 from bench.worlds.full import BUILDS
 from stitchvm.flops import count_flops

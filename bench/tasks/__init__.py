@@ -7,7 +7,7 @@ from typing import Any
 import baselines
 from bench.cell import Spec
 from bench.references import REFERENCES
-from bench.tasks import align, cost, interface, robustness, train, value
+from bench.tasks import align, cost, interface, robustness, samples, train, value
 from bench.tasks.outcome import Outcome, Phases
 
 Run = Callable[[Spec, str, Path], Outcome]  # the folder is for what a killed run goes on from
@@ -32,7 +32,7 @@ ESTIMATORS: dict[str, Mapping[str, Callable[..., Any]]] = {  # what a suite's es
     "robustness": {**baselines.ESTIMATORS, **REFERENCES},
     "interface": interface.STITCHED,
     "cost": cost.MEASURED,
-    "align": align.ESTIMATORS,
+    "align": samples.ESTIMATORS,
     "train": baselines.ESTIMATORS,
 }
 

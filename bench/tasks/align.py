@@ -12,52 +12,24 @@ less often than unsteered samples do.  Trials go on beyond the ends while the be
 and between its neighbours else, until as many were made as every method gets.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
-import baselines
-from baselines.terminal import Terminal
-from bench.algorithms import ALGORITHMS, Algorithm, Guide, Made, Setting, Unsteered
+from bench.algorithms import Guide, Unsteered
 from bench.cell import Spec
-from bench.judging import Scorer, by_prompt, finite, judges_of, scored
-from bench.meter import KINDS, Calls, seconds
-from bench.metrics.align import diversity, energy, mmd
+from bench.judging import finite
 from bench.metrics.value import Samples, spearman
 from bench.protocols import AlignProtocol
-from bench.resolve import resolve
 from bench.tasks.outcome import Outcome, Phases
-from bench.tasks.steps import Steps
+from bench.tasks.samples import Place, Row
 from bench.tasks.value import batches
-from bench.tasks.walks import Walks
 from bench.tuning import chosen, mean_of, next_strength
-from bench.worlds import make as make_world
-from bench.worlds import reward_of
-from stitchvm.align.guide import CFG
-from stitchvm.backbone import Velocity
-from stitchvm.memo import SharedTrunk
-from stitchvm.path import time_grid
-from stitchvm.reward import Reward
-from stitchvm.sample import NU, Diverged, Ode, Sampler, Sde
-from stitchvm.streams import Streams, derive
+from stitchvm.sample import Diverged
 from stitchvm.value import Target, ValueEstimator, value_and_gradient
-from stitchvm.world import World
-
-Row = dict[str, Any]
-SHOWN = 6  # prompts, one sample of each, whose pictures are kept
-
-
-def nothing(world: World, reward: Reward) -> None:
-    """No estimator: of algorithms that ask for none."""
-    del world, reward
-
-
-ESTIMATORS: dict[str, Callable[..., Any]] = {**baselines.ESTIMATORS, "none": nothing}
 
 
 def run(spec: Spec, device: str = "cpu") -> Outcome:
@@ -73,10 +45,10 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
     outcome = Outcome()
     if protocol.samples:
         with phases("generated"):
-            outcome.rows += place.judged(outcome)
+            outcome.rows += judged(place, outcome)
     if protocol.errors:
         with phases("held against the truth"):
-            outcome.rows += list(place.errors())
+            outcome.rows += list(errors(place))
     if protocol.rounds and isinstance(place.algorithm, Guide):
         with phases("timed"):
             outcome.rows += list(place.steps(place.algorithm).rows())
@@ -87,299 +59,108 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
     return outcome
 
 
-def kernel_of(name: str) -> Callable[[Velocity], Sampler]:
-    """What makes a sampler of a velocity."""
-    return Ode if name == "ode" else lambda velocity: Sde(velocity, NU[name])
+def judged(place: Place, outcome: Outcome) -> list[Row]:
+    """Unsteered samples, trials, and the samples that count."""
+    p, rows = place.protocol, []
+    plain = replace(place, algorithm=Unsteered())
+    tries = place.algorithm.tuned and p.trials > 0
+    if tries:
+        tune = (place.world.tuning, p.tune_samples, "tune")
+        rows.append(plain.made(*tune, None) | {"phase": "unsteered tune"})
+        _measure_by(place, rows[0])
+    base = plain.made(place.world.prompts, p.samples, "eval", None, outcome, "unsteered_")
+    rows.append(base | {"phase": "unsteered"})
+    if place.algorithm.tuned and not tries:
+        _measure_by(place, base)
+    strength = p.strength if place.algorithm.tuned else None
+    if tries:
+        trials = list(tuned(place, mean_of(rows[0], "correct")))
+        rows += trials
+        strength = chosen(trials)["strength"]
+    if not isinstance(place.algorithm, Unsteered):
+        found = place.made(place.world.prompts, p.samples, "eval", strength, outcome)
+        rows.append(found | {"phase": "eval"})
+    return rows
 
 
-@dataclass
-class Place:
-    """Where samples are made.
+def _measure_by(place: Place, row: Row) -> None:
+    """Take the spread of unsteered samples as the unit, where it is."""
+    if place.protocol.unit == "spread":
+        place.setting = replace(place.setting, spread=_spread(row))
 
-    Attributes:
-        world: The world, its backbone shared by sampler and estimator where asked.
-        reward: The target reward.
-        algorithm: How samples are steered.
-        setting: What it works with.
-        protocol: How much.
-        seed: Of all randomness.
-        calls: The counter that watches.
-        judges: Users' own, by name.
+
+def tuned(place: Place, shown: float) -> Iterator[Row]:
+    """Trials of strengths, each where the last ones say.
+
+    Args:
+        place: Where samples are made.
+        shown: Share of tune prompts that unsteered samples show; NaN where nobody can tell.
     """
+    trials: list[Row] = []
+    for _ in range(place.protocol.trials):
+        strength = next_strength(trials, place.protocol)
+        try:
+            made = place.made(place.world.tuning, place.protocol.tune_samples, "tune", strength)
+        except Diverged as error:
+            made = {"diverged": str(error), "strength": strength, "metrics": {}}
+        share = mean_of(made, "correct")
+        made["feasible"] = made["diverged"] is None and not (share < shown - place.protocol.slack)
+        trials.append(made | {"phase": "tune"})
+        yield trials[-1]
 
-    world: World
-    reward: Reward
-    algorithm: Algorithm
-    setting: Setting
-    protocol: AlignProtocol
-    seed: int
-    calls: Calls
-    judges: dict[str, Scorer]
 
-    @classmethod
-    def of(cls, spec: Spec, protocol: AlignProtocol, device: str) -> "Place":
-        """Everything built and checked.
+def errors(place: Place) -> Iterator[Row]:
+    """Rank correlation and gradient against the truth, per prompt, at each noise level.
 
-        Raises:
-            ValueError: for what does not fit.
-        """
-        world, calls = make_world(spec.world, device), Calls()
-        reward = reward_of(spec.reward, world)
-        calls.watch(world.backbone)
-        if world.tiny is not None:
-            calls.watch(world.tiny)
-        calls.watch(reward)
-        if protocol.share:
-            world.backbone = SharedTrunk(world.backbone)
-        build = resolve(spec.estimator.build, ESTIMATORS, "estimator")
-        value: ValueEstimator | None = build(world, reward, **spec.estimator.settings)
-        if value is not None:
-            calls.watch(value)
-            if value.latent != world.backbone.latent:
-                raise ValueError(
-                    f"expected an estimator of latents {world.backbone.latent}, as the generator "
-                    f"makes, got {value.latent}"
-                )
-        part = spec.algorithm
-        if part is None:
-            raise ValueError("expected an algorithm, got none")
-        algorithm = resolve(part.build, ALGORITHMS, "algorithm")(**part.settings)
-        like = next(iter(world.backbone.state_dict().values()))
-        times = time_grid(protocol.steps, shift=protocol.shift).to(like.device)
-        setting = Setting(
-            velocity=CFG(world.backbone.velocity, protocol.cfg),
-            kernel=kernel_of(protocol.kernel),
-            times=times,
-            value=value,
-            terminal=Terminal(world.backbone, reward),
-        )
-        algorithm.check(setting)
-        if protocol.trials and algorithm.tuned and not world.tuning:
-            raise ValueError(
-                f"expected trials: 0 in world {world.name!r}, which has no prompts to tune on, "
-                f"got {protocol.trials}"
+    Raises:
+        ValueError: if the world knows no truth.
+    """
+    truth = place.world.truth(place.reward, Target("mean", "prompt"))
+    if truth is None:
+        raise ValueError(f"expected a world whose truth is known, got {place.world.name!r}")
+    keys = [(c, k) for c in place.world.prompts for k in range(place.protocol.samples)]
+    plain = replace(place, algorithm=Unsteered())
+    times = place.setting.times
+    for sigma in place.protocol.errors:
+        stop = times[: int((times >= sigma - 1e-9).sum())]
+        parts = []
+        for rows in batches(len(keys), place.protocol.batch):
+            to_here = replace(place.setting, times=stop)
+            made = replace(plain, setting=to_here).steered(keys[rows], None, "eval")
+            parts.append(_against(place, truth, made.z_0, stop[-1], keys[rows]))
+        found = {
+            name: torch.cat([part[name] for part in parts]).unflatten(
+                0, (-1, place.protocol.samples)
             )
-        judges = judges_of(protocol.judges, world)
-        return cls(world, reward, algorithm, setting, protocol, spec.seed, calls, judges)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the world computes."""
-        return self.setting.times.device
-
-    def steps(self, guide: Guide) -> Steps:
-        """Its guided steps, to be timed."""
-        p = self.protocol
-        return Steps(
-            self.world, self.reward, self.setting, guide, p.cfg, p.cost_batches, p.rounds,
-            self.seed, self.calls,
-        )  # fmt: skip
-
-    @property
-    def walks(self) -> Walks:
-        """The kinds of steps that its samples are made of, to be timed."""
-        p = self.protocol
-        return Walks(self.world, self.setting, self.algorithm, p.rounds, self.seed)
-
-    def judged(self, outcome: Outcome) -> list[Row]:
-        """Unsteered samples, trials, and the samples that count."""
-        p, rows = self.protocol, []
-        plain = replace(self, algorithm=Unsteered())
-        tuned = self.algorithm.tuned and p.trials > 0
-        if tuned:
-            tune = (self.world.tuning, p.tune_samples, "tune")
-            rows.append(plain.made(*tune, None) | {"phase": "unsteered tune"})
-            self._measure_by(rows[0])
-        base = plain.made(self.world.prompts, p.samples, "eval", None, outcome, "unsteered_")
-        rows.append(base | {"phase": "unsteered"})
-        if self.algorithm.tuned and not tuned:
-            self._measure_by(base)
-        strength = p.strength if self.algorithm.tuned else None
-        if tuned:
-            trials = list(self.tuned(mean_of(rows[0], "correct")))
-            rows += trials
-            strength = chosen(trials)["strength"]
-        if not isinstance(self.algorithm, Unsteered):
-            found = self.made(self.world.prompts, p.samples, "eval", strength, outcome)
-            rows.append(found | {"phase": "eval"})
-        return rows
-
-    def _measure_by(self, row: Row) -> None:
-        """Take the spread of unsteered samples as the unit, where it is."""
-        if self.protocol.unit == "spread":
-            self.setting = replace(self.setting, spread=_spread(row))
-
-    def tuned(self, shown: float) -> Iterator[Row]:
-        """Trials of strengths, each where the last ones say.
-
-        Args:
-            shown: Share of tune prompts that unsteered samples show; NaN where nobody can tell.
-        """
-        trials: list[Row] = []
-        for _ in range(self.protocol.trials):
-            strength = next_strength(trials, self.protocol)
-            try:
-                made = self.made(self.world.tuning, self.protocol.tune_samples, "tune", strength)
-            except Diverged as error:
-                made = {"diverged": str(error), "strength": strength, "metrics": {}}
-            share = mean_of(made, "correct")
-            made["feasible"] = made["diverged"] is None and not (
-                share < shown - self.protocol.slack
-            )
-            trials.append(made | {"phase": "tune"})
-            yield trials[-1]
-
-    @torch.no_grad()
-    def made(
-        self,
-        prompts: Sequence[str],
-        samples: int,
-        split: str,
-        strength: float | None,
-        outcome: Outcome | None = None,
-        prefix: str = "",
-    ) -> Row:
-        """Samples of each prompt, and what they are worth."""
-        keys = [(c, k) for c in prompts for k in range(samples)]
-        size = max(1, self.protocol.batch // self.algorithm.particles)
-        cpu, wall, parts, log = [], [], [], []
-        with self.calls.during() as spent:
-            for rows in batches(len(keys), size):
-                start = time.process_time()
-                took, made = seconds(partial(self._run, keys[rows], strength, split), self.device)
-                cpu.append(time.process_time() - start)
-                wall.append(took)
-                parts.append(made.z_0)
-                log.append(made.log)
-        z_0 = torch.cat(parts)
-        lam = None if strength is None else self.algorithm.lam(self.setting, strength)
-        texts = [c for c, _ in keys]
-        batch, judges = self.protocol.batch, self.judges
-        scores = scored(self.world, self.reward, z_0, texts, batch, judges)
-        if outcome is not None:
-            outcome.arrays |= {f"{prefix}{name}": x.numpy() for name, x in scores.items()}
-            if self.protocol.keep:
-                outcome.arrays[f"{prefix}z_0"] = z_0.cpu().numpy()
-            if (shown := self.world.pictures(z_0[::samples][:SHOWN])) is not None:
-                pixels = ((shown + 1) * 127.5).round().byte().cpu().numpy()
-                outcome.arrays[f"{prefix}pictures"] = pixels
-        return {
-            "strength": strength,
-            "lam": lam,
-            "spread": self.setting.spread,
-            "samples": len(keys),
-            "prompts": list(prompts),
-            "kinds": self.world.kinds(prompts),
-            "seconds": cpu if self.device.type == "cpu" else wall,
-            "wall": wall,
-            "rows": [rows.stop - rows.start for rows in batches(len(keys), size)],
-            "calls": {kind: spent[kind] / len(keys) for kind in KINDS},
-            "nonfinite": int((~scores["target"].isfinite()).sum()),
-            "diverged": None,
-            "metrics": self._metrics(z_0, scores, prompts, None if outcome is None else lam),
-            "within": _within(scores["target"], len(prompts)),
-            "log": _merged(log),
+            for name in parts[0]
+        }
+        yield {
+            "phase": "error",
+            "sigma": float(stop[-1]),
+            "metrics": {
+                "rank": finite(ranked(found["value"], found["true"])),
+                "cosine": finite(found["cosine"].mean(1)),
+                "squared": finite((found["value"] - found["true"]).square().mean(1)),
+            },
         }
 
-    def _run(self, keys: Sequence[tuple[str, int]], strength: float | None, split: str) -> Made:
-        rng = Streams(derive(self.seed, "align", split, *key) for key in keys)
-        n = self.algorithm.particles
-        like = torch.empty(n * len(keys), *self.world.backbone.latent, device=self.device)
-        like = like.to(next(iter(self.world.backbone.state_dict().values())).dtype)
-        z = rng.child("z_1").split(range(n)).normal(like).unflatten(0, (n, len(keys)))
-        c = [c for c, _ in keys]
-        return self.algorithm.run(self.setting, 0.0 if strength is None else strength, z, c, rng)
 
-    def _metrics(
-        self, z_0: Tensor, scores: dict[str, Tensor], prompts: Sequence[str], lam: float | None
-    ) -> dict[str, list[float | None]]:
-        """One number per prompt."""
-        seen = self.world.seen(z_0).double().cpu().unflatten(0, (len(prompts), -1))
-        found = {"diversity": [diversity(x) for x in seen]}
-        if lam is not None and lam > 0 and seen.shape[1] > 1:
-            found |= self._distances(seen, scores["target"], prompts, lam)
-        apart = {name: finite(torch.tensor(x, dtype=torch.float64)) for name, x in found.items()}
-        return by_prompt(scores, len(prompts)) | apart
-
-    def _distances(
-        self, seen: Tensor, reward: Tensor, prompts: Sequence[str], lam: float
-    ) -> dict[str, list[float]]:
-        """To the tilted target, and of as many draws from that target: the floor."""
-        found: dict[str, list[float]] = {}
-        rewards = reward.unflatten(0, (len(prompts), -1))
-        for x, r, c in zip(seen, rewards, prompts, strict=True):
-            rng = Streams.of(self.seed, "tilted", c, rows=self.protocol.drawn + len(x))
-            try:
-                drawn = self.world.tilted_draws(self.reward, c, lam, rng)
-            except ValueError:  # no target exists at this lambda
-                return {}
-            if drawn is None:
-                return {}
-            y = drawn.seen.double().cpu()
-            y, again = y[len(x) :], y[: len(x)]
-            for name, distance in (("energy", energy), ("mmd", mmd)):
-                found.setdefault(name, []).append(distance(x, y))
-                found.setdefault(f"{name}_floor", []).append(distance(again, y))
-            excess = float(r.mean() - drawn.reward.double().mean().cpu())
-            found.setdefault("excess", []).append(excess)
-        return found
-
-    def errors(self) -> Iterator[Row]:
-        """Rank correlation and gradient against the truth, per prompt, at each noise level.
-
-        Raises:
-            ValueError: if the world knows no truth.
-        """
-        truth = self.world.truth(self.reward, Target("mean", "prompt"))
-        if truth is None:
-            raise ValueError(f"expected a world whose truth is known, got {self.world.name!r}")
-        keys = [(c, k) for c in self.world.prompts for k in range(self.protocol.samples)]
-        plain = replace(self, algorithm=Unsteered())
-        times = self.setting.times
-        for sigma in self.protocol.errors:
-            stop = times[: int((times >= sigma - 1e-9).sum())]
-            parts = []
-            for rows in batches(len(keys), self.protocol.batch):
-                to_here = replace(self.setting, times=stop)
-                made = replace(plain, setting=to_here)._run(keys[rows], None, "eval")
-                parts.append(self._against(truth, made.z_0, stop[-1], keys[rows]))
-            found = {
-                name: torch.cat([part[name] for part in parts]).unflatten(
-                    0, (-1, self.protocol.samples)
-                )
-                for name in parts[0]
-            }
-            yield {
-                "phase": "error",
-                "sigma": float(stop[-1]),
-                "metrics": {
-                    "rank": finite(ranked(found["value"], found["true"])),
-                    "cosine": finite(found["cosine"].mean(1)),
-                    "squared": finite((found["value"] - found["true"]).square().mean(1)),
-                },
-            }
-
-    def _against(
-        self, truth: ValueEstimator, z_t: Tensor, t: Tensor, keys: Sequence[tuple[str, int]]
-    ) -> dict[str, Tensor]:
-        c = [c for c, _ in keys]
-        ours = value_and_gradient(self.setting.estimator, z_t, t, c)
-        true = value_and_gradient(truth, z_t, t, c)
-        cosine = torch.cosine_similarity(ours.gradient.flatten(1), true.gradient.flatten(1))
-        found = {"value": ours.value, "true": true.value, "cosine": cosine}
-        return {name: x.double().cpu() for name, x in found.items()}
+def _against(
+    place: Place, truth: ValueEstimator, z_t: Tensor, t: Tensor, keys: Sequence[tuple[str, int]]
+) -> dict[str, Tensor]:
+    """The estimator beside the truth at some latents, each (B,)."""
+    c = [c for c, _ in keys]
+    ours = value_and_gradient(place.setting.estimator, z_t, t, c)
+    true = value_and_gradient(truth, z_t, t, c)
+    cosine = torch.cosine_similarity(ours.gradient.flatten(1), true.gradient.flatten(1))
+    found = {"value": ours.value, "true": true.value, "cosine": cosine}
+    return {name: x.double().cpu() for name, x in found.items()}
 
 
 def ranked(value: Tensor, true: Tensor) -> Tensor:
     """Rank correlation with the truth among the samples of each prompt, (P,), of (P, S)."""
     x, y = value.numpy()[None, :, None], true.numpy()[:, None]
     return torch.tensor(spearman(Samples(x, y, y, None, None)), dtype=torch.float64)
-
-
-def _within(reward: Tensor, prompts: int) -> float | None:
-    """Standard deviation of the reward within a prompt."""
-    x = reward.unflatten(0, (prompts, -1))
-    return float(x.var(1).mean().sqrt()) if x.shape[1] > 1 else None
 
 
 def _spread(row: Row) -> float:
@@ -394,17 +175,3 @@ def _spread(row: Row) -> float:
             f"is the unit of strengths; got a spread of {row['within']}"
         )
     return float(row["within"])
-
-
-def _merged(logs: list[list[Row]]) -> list[Row]:
-    """What steering logged, over all batches: each step once, its numbers joined."""
-    out = []
-    for entries in zip(*logs, strict=True):
-        joined = {
-            name: [x for entry in entries for x in entry[name]]
-            if isinstance(value, list)
-            else value
-            for name, value in entries[0].items()
-        }
-        out.append(joined)
-    return out
