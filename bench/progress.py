@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bench.run import Progress
+from bench.statuses import ending
 from bench.suite import Suite
 
 Tell = Callable[[Progress], None]
@@ -35,7 +36,9 @@ def _lines() -> Tell:
             return
         done = progress.index + 1
         left = (time.perf_counter() - start) / done * (progress.total - done)
-        what = progress.status if progress.reason is None else f"failed: {progress.reason}"
+        what: str = progress.status
+        if progress.reason is not None:
+            what = f"{ending(progress.status)}: {progress.reason}"
         line = f"[{done}/{progress.total}] {_name(progress)}: {what}, {progress.seconds:.1f} s"
         print(f"{line}; about {left:.0f} s left", file=sys.stderr, flush=True)  # noqa: T201
 
@@ -70,7 +73,8 @@ def _bar(suite: Suite) -> Iterator[Tell]:
         def tell(progress: Progress) -> None:
             done = progress.index + (progress.status is not None)
             bar.update(task, total=progress.total, completed=done, description=_name(progress))
-            if progress.reason is not None:
-                bar.console.print(f"failed: {_name(progress)}: {progress.reason}")
+            if progress.status is not None and progress.reason is not None:
+                what = ending(progress.status)
+                bar.console.print(f"{what}: {_name(progress)}: {progress.reason}")
 
         yield tell

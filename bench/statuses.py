@@ -33,6 +33,7 @@ SHOWN: dict[str, str] = {  # what a table says in a failed cell's place
 }
 OUT_OF_MEMORY = ("oom_gpu", "oom_host")
 GOOD = ("ok", "skipped")  # nothing went wrong
+NO_FAILURES = ("skipped", "interrupted")  # though nothing was measured
 
 RERUNS: dict[str, tuple[str, ...]] = {  # which ended cells run again; interrupted ones always do
     "none": (),
@@ -43,6 +44,11 @@ RERUNS: dict[str, tuple[str, ...]] = {  # which ended cells run again; interrupt
 }
 GPU_MEMORY = ("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 HOST_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+
+
+def ending(status: str) -> str:
+    """What became of a cell that was not measured, in the words of a sentence."""
+    return status if status in NO_FAILURES else "failed"
 
 
 def out_of_memory(message: str) -> Status | None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny import DEFAULTS, attempts, planned, sweep, table_of
@@ -19,7 +20,8 @@ from bench.cli import main
 from bench.how import INLINE, How
 from bench.limits import Limits, memory, seconds
 from bench.owner import OWNER, Owner, me
-from bench.run import run
+from bench.progress import narrator
+from bench.run import Progress, run
 from bench.statuses import STATUSES
 from bench.store import RECORD, Store
 from stitchvm.streams import derive
@@ -250,6 +252,31 @@ def test_exit_codes(fakes, tmp_path, text, code, capsys):
     said += f", {skipped} skipped" if skipped else ""
     assert f"{said}; records in {store}\n" in capsys.readouterr().out
     assert _code([*arguments, "--rerun", "none"]) == code  # what failed before counts
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_cell_that_declines_is_skipped_and_has_not_failed(fakes, monkeypatch, capsys, terminal):
+    declines, raises = fakes("decline", "raise")[1:]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with narrator(SimpleNamespace(name="tiny")) as tell:
+        tell(Progress(declines, 0, 2, "skipped", "it knows no such reward", 0.1))
+        tell(Progress(raises, 1, 2, "error", "RuntimeError: what went wrong", 0.1))
+    said = " ".join(capsys.readouterr().err.split())
+    for how, cell, why in (
+        ("skipped", declines, "it knows no such reward"),
+        ("failed", raises, "RuntimeError: what went wrong"),
+    ):
+        name = f"{cell.label} · quadratic · {cell.spec.protocol.place}"
+        assert (f"{how}: {name}: {why}" if terminal else f"{name}: {how}: {why}, 0.1 s") in said
+
+
+def test_tables_call_a_cell_that_declined_skipped(fakes, tmp_path, capsys):
+    store = Store(tmp_path / "store")
+    run(fakes("decline", "raise")[1:], store, INLINE)
+    _code(["table", str(store.path)])
+    said = capsys.readouterr().out
+    assert "skipped: decline (quadratic): it knows no such reward" in said
+    assert "failed: raise (quadratic): RuntimeError: what went wrong" in said
 
 
 @pytest.mark.parametrize(

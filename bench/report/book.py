@@ -14,6 +14,7 @@ from bench.report.marks import STALE, marked
 from bench.report.places import reason
 from bench.report.scores import UNTESTABLE
 from bench.report.views import VIEWS, Written, by_task
+from bench.statuses import ending
 from bench.store import Store
 
 Record = dict[str, Any]
@@ -47,12 +48,12 @@ def _tidy(task: str, records: list[Record], store: Store | None) -> pd.DataFrame
 
 
 def said(chapter: Chapter, width: int) -> str:
-    """A chapter for a terminal: its tables, then every failure in a line."""
+    """A chapter for a terminal: its tables, then every cell without numbers in a line."""
     lines = [] if chapter.frame.empty else [
         VIEWS[chapter.task].text(chapter.frame, chapter.failures, width)
     ]  # fmt: skip
     lines += [
-        f"failed: {f['estimator']} ({f['reward']}): {reason(f, None) or f['word']}"
+        f"{ending(f['status'])}: {f['estimator']} ({f['reward']}): {reason(f, None) or f['word']}"
         for f in chapter.failures
     ]
     if any(record["stale"] and record["status"] == "ok" for record in chapter.records):
