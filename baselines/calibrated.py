@@ -62,6 +62,6 @@ def build(
     return Calibrated(inner, fit_lines(inner, world.backbone, reward, z_0, c))
 
 
-def weights(world: World, reward: Reward, *, of: str, model: str, **_: object) -> str:
+def weights(world: World, reward: str, *, of: str, model: str, **_: object) -> str:
     """Those of the estimator inside."""
     return "" if of == "tweedie" else trained_weights(world, reward, model=model)

@@ -21,13 +21,18 @@ class Loads(Protocol[E_co]):
         ...
 
 
-def folder_of(world: World, reward: Reward, model: str) -> Path:
+def folder_of(world: World, reward: str | None, model: str) -> Path:
     """The folder of a model that ships with a world, or the given one.
+
+    Args:
+        world: Where.
+        reward: Name of what it is of; None where the world has no name for it.
+        model: Name of one that ships, or a folder.
 
     Raises:
         FileNotFoundError: if it is neither, naming those that ship.
     """
-    shipped = world.trained(reward)
+    shipped = {} if reward is None else world.trained(reward)
     if model in shipped:
         return shipped[model]
     if not Path(model).is_dir():
@@ -62,17 +67,18 @@ def build_of(kind: Loads[E_co], name: str) -> Callable[..., E_co]:
             FileNotFoundError: if there is none.
             ValueError: if it is of another backbone or reward.
         """
-        folder = folder_of(world, reward, model)
+        folder = folder_of(world, world.called(reward), model)
         backbone = world.backbone if generator is None else world.other(generator)
         return kind.from_pretrained(folder, backbone, reward)
 
     return build
 
 
-def weights(world: World, reward: Reward, *, model: str, generator: str | None = None) -> str:
+def weights(world: World, reward: str, *, model: str, generator: str | None = None) -> str:
     """Which weights a model has, 16 hexadecimal digits: trained again, it is another estimator.
 
-    Beside a `build`, a function of this name says so to whoever keeps results.
+    Beside a `build`, a function of this name says so to whoever keeps results.  It takes the
+    reward's name, for to plan reads no reward.
 
     Raises:
         FileNotFoundError: if there is no such model.

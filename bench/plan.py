@@ -131,7 +131,7 @@ def _cell(
     from bench.algorithms import ALGORITHMS  # noqa: PLC0415
     from bench.tasks import ESTIMATORS  # noqa: PLC0415 - imports torch
     from bench.trainers import TRAINERS  # noqa: PLC0415
-    from bench.worlds import WORLDS, rewards_of  # noqa: PLC0415
+    from bench.worlds import WORLDS, names_of  # noqa: PLC0415
 
     parts = (*PARTS, *ALGORITHM.get(suite.task, ()))
     for name in parts:
@@ -148,7 +148,7 @@ def _cell(
     known = ESTIMATORS[suite.task]
     estimator = part(fields["estimator"], known, "estimator")
     if weights := weights_of(resolve(estimator.build, known, "estimator")):
-        which = [weights(built, r, **estimator.settings) for r in rewards_of(reward, built)]
+        which = [weights(built, r, **estimator.settings) for r in names_of(reward, built)]
         estimator = estimator.model_copy(
             update={"digest": which[0] if len(which) == 1 else digest(which)}
         )

@@ -123,7 +123,8 @@ def source_digest(name: str, registry: Mapping[str, Build]) -> str | None:
 def weights_of(build: Build) -> Callable[..., str] | None:
     """The function `weights` beside a build, or None.
 
-    It takes the same arguments, and returns the digest of the trained weights that are built from.
+    It takes the same arguments, but of the reward the name, and returns the digest of the trained
+    weights that are built from.
     """
     return getattr(sys.modules.get(build.__module__), "weights", None)
 

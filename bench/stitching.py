@@ -312,7 +312,7 @@ class Workshop:
         }
         if not arm.after:
             return {**about, "images": self.count, "source": arm.source}
-        before = weights(self.world, self.world.reward(job.reward), model=str(self._before(job)))
+        before = weights(self.world, job.reward, model=str(self._before(job)))
         rollouts = min(self.count, ROLLOUTS)
         return {**about, "after": before, "rollouts": rollouts, "kernel": ROLLED}
 

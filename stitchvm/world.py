@@ -132,8 +132,15 @@ class World(ABC):
         """
         raise ValueError(f"expected a world whose generator can be trained, got {self.name!r}")
 
-    def trained(self, reward: Reward) -> dict[str, Path]:
-        """Folders of the value models that ship with the world, made of a reward, by name."""
+    def called(self, reward: Reward) -> str | None:
+        """The name of a reward that it gave before; None for one that is not its own."""
+        return next((name for name in self.rewards if self.reward(name) is reward), None)
+
+    def trained(self, reward: str) -> dict[str, Path]:
+        """Folders of the value models that ship with it, of the reward of that name, by name.
+
+        None of a name that is not among its rewards.
+        """
         del reward
         return {}
 

@@ -31,6 +31,7 @@ from bench.worlds.full.files import SUMS, Copies, download, write_sums
 from bench.worlds.full.world import FullWorld
 from stitchvm.backbone import NULL
 from stitchvm.evaluation import Ratings, Retrieval
+from stitchvm.identity import file_digest
 from stitchvm.models import aesthetic, open_clip
 from stitchvm.stitch import Stitched
 from stitchvm.streams import Streams
@@ -192,6 +193,29 @@ def test_nothing_is_read_to_plan(copies, monkeypatch):
     digests.add(BUILDS["sd35-large"](weights="hub").digest)
     assert len(digests) == 4
     assert {digest.partition("-")[0] for digest in digests} == {"copies", "hub"}
+
+
+def test_no_reward_is_read_to_plan_a_value_model(copies, monkeypatch, tmp_path):
+    for name in ("backbone", "decoder", "reward"):
+        monkeypatch.setattr(stored.StoredParts, name, None)
+    where = {"build": "sd35-medium", "weights": str(copies), "models": str(tmp_path)}
+    folder = tmp_path / "hps-v2.1" / "stitched" / "model"
+    folder.mkdir(parents=True)
+
+    def digest_of(config):
+        (folder / "stitch.json").write_text(config)
+        cells = plan(
+            load("realised"),
+            changes={"world": [where], "reward": ["hps-v2.1"]},
+            only="estimator=StitchVM",
+        )
+        return [cell.spec.estimator.digest for cell in cells]
+
+    assert digest_of("{}") == [file_digest(b"{}")[:16]]
+    assert digest_of("{ }") != digest_of("{}")
+    made = world("sd35-medium", copies, models=str(tmp_path))
+    assert made.trained("hps-v2.1") == {"stitched": folder}
+    assert made.trained("clip") == made.trained("../clip") == {}
 
 
 # Pictures

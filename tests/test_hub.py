@@ -38,9 +38,9 @@ def reward(world):
 
 
 @pytest.fixture(scope="module")
-def shipped(world, reward):
+def shipped(world):
     """A trained value model's folder; `stitched_free` has a gain as well."""
-    return world.trained(reward)["stitched_free"]
+    return world.trained("clip")["stitched_free"]
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_table5_asks_every_shipped_model_that_does_not_see_the_prompt():
     assert {c.coordinates["grid"] for c in cells} == {"plain", "snr"}
     world = WORLDS["shapes"]()
     asked = {(c.spec.reward.build, c.spec.estimator.settings.get("model")) for c in cells}
-    shipped = {(r, name) for r in world.rewards for name in world.trained(world.reward(r))}
+    shipped = {(r, name) for r in world.rewards for name in world.trained(r)}
     assert {pair for pair in asked if pair[1]} == shipped - {("aesthetic", "stitched_prompt")}
     digests = {c.spec.estimator.digest for c in cells if c.spec.estimator.settings.get("model")}
     assert len(digests) == len(shipped) - 1

@@ -100,13 +100,16 @@ def named(text: str, device: str | None = None) -> World:
     return build(**complete(build, settings, f"world {name!r}"))
 
 
+def names_of(reward: Part, world: World) -> list[str]:
+    """The names of the rewards whose sum a specification names: `clip+hps`, or one."""
+    return [reward.build] if reward.build in world.rewards else reward.build.split(JOINT)
+
+
 def rewards_of(reward: Part, world: World) -> list[Reward]:
-    """The rewards whose sum a specification names: `clip+hps`, or one."""
-    if reward.build in world.rewards:
-        return [world.reward(reward.build)]
+    """The rewards whose sum a specification names."""
     return [
         reward_of(reward.model_copy(update={"build": name}), world)
-        for name in reward.build.split(JOINT)
+        for name in names_of(reward, world)
     ]
 
 

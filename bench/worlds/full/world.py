@@ -184,16 +184,15 @@ class FullWorld(World):
         """Which files a reward is made of; None of random weights."""
         return self.parts.identity(reward)
 
-    def trained(self, reward: Reward) -> dict[str, Path]:
-        """Those of its folder of value models that are of a reward."""
-        name = self.called(reward)
-        if self.data.models is None or name is None:
+    def trained(self, reward: str) -> dict[str, Path]:
+        """Those of its folder of value models that are of a reward, which is not read."""
+        if self.data.models is None or reward not in self.rewards:
             return {}
-        found = sorted((Path(self.data.models) / name).glob(f"*/{MODEL}"))
+        found = sorted((Path(self.data.models) / reward).glob(f"*/{MODEL}"))
         return {folder.parent.name: folder for folder in found}
 
     def called(self, reward: Reward) -> str | None:
-        """The name of a reward; None for one that is not the world's."""
+        """The name of a reward that was read; None for one that is not the world's."""
         return next((name for name, known in self._rewards.items() if known is reward), None)
 
     def evaluation(self, reward: Reward, items: int) -> Evaluation | None:

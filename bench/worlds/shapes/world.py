@@ -142,14 +142,13 @@ class ShapesWorld(World):
             return aesthetic.load(tower, head, device=self.device)
         return clip.load(tower, scale=1.0, device=self.device)
 
-    def trained(self, reward: Reward) -> dict[str, Path]:
+    def trained(self, reward: str) -> dict[str, Path]:
         """Those in `trained/<reward>/` beside the weights that ship."""
-        name = self.called(reward)
-        folders = [] if name is None else sorted((TRAINED / name).glob("*/*.json"))
+        folders = sorted((TRAINED / reward).glob("*/*.json")) if reward in TOWERS else []
         return {file.parent.name: file.parent for file in folders}
 
     def called(self, reward: Reward) -> str | None:
-        """The name of a reward; None for one that is not the world's."""
+        """The name of a reward, the judge's too; None for one that is not the world's."""
         return next((name for name, known in self._rewards.items() if known is reward), None)
 
     def tower(self, reward: Reward) -> str | None:
