@@ -19,7 +19,7 @@ from torch import Tensor
 
 import baselines
 from bench.algorithms import Algorithm, Guide, Unsteered
-from bench.cell import Spec
+from bench.cell import FOLDERS, Spec
 from bench.meter import Calls
 from bench.part import Part
 from bench.predicted import unfused
@@ -39,7 +39,7 @@ from stitchvm.value import Sum, ValueEstimator, value_and_gradient
 GUIDED, UNSTEERED, SAMPLE = "guided", "unsteered", "sample"
 VALUE, GRADIENT, ITERATION, PUBLISHED = "value", "gradient", "iteration", "published"
 META, SIGMA = "meta", 0.5
-NOTHING_READ = {"weights": "random", "pictures": None, "models": None, "sets": None}
+NOTHING_READ = {"weights": "random"} | dict.fromkeys(FOLDERS)
 NOWHERE = Path("nowhere")  # of checkpoints, which nobody writes
 
 

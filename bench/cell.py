@@ -19,7 +19,7 @@ from bench.protocols import AnyProtocol
 Task = Literal["value", "robustness", "interface", "cost", "align", "train"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
-FOLDERS = ("pictures", "models", "sets")  # that a world of ours reads
+FOLDERS = ("pictures", "models", "sets", "training")  # and files, that a world of ours reads
 SUFFIXES = {".py", ".txt", ".jsonl"}  # of users' files
 LATER: dict[str, Any] = {
     "algorithm": None,

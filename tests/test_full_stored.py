@@ -287,6 +287,28 @@ def test_noise_does_not_stand_for_pictures(copies):
             asked()
 
 
+def test_a_list_is_trained_on_and_encoded_at_once(copies, tmp_path):
+    judged, others = WORDS[0], [WORDS[1], "a blue"]
+    learned = tmp_path / "learned.txt"
+    learned.write_text("\n".join([judged, *others, others[0]]))
+    with refused("expected training=FILE, a list of prompts, with published weights"):
+        world("sd35-medium", copies).training(2)
+    made = world("sd35-medium", copies, training=str(learned))
+    made.prompts = (judged,)
+    assert made.training(2) == tuple(others[:2])
+    texts = made.generator.texts
+    texts([judged], torch.empty(()))
+    assert all(texts._file(text).is_file() for text in others[:2])
+    with refused(f"expected 9 prompts to train on in {learned}, got 2 beside those"):
+        made.training(9)
+    digests = {made.digest, world("sd35-medium", copies).digest}
+    learned.write_text(others[0])
+    digests.add(world("sd35-medium", copies, training=str(learned)).digest)
+    assert len(digests) == 3
+    with pytest.raises(FileNotFoundError, match="expected a list of prompts at nowhere.txt"):
+        world("sd35-medium", copies, training="nowhere.txt")
+
+
 def test_predictions_read_no_weights(copies, monkeypatch, tmp_path):
     for name in ("backbone", "decoder", "reward"):
         monkeypatch.setattr(stored.StoredParts, name, None)

@@ -32,6 +32,7 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
         sets: str | None = None,
         captions: Literal["mscoco", "flickr30k"] = "mscoco",
         preferences: Literal["hpdv2", "imagereward"] = "hpdv2",
+        training: str | None = None,
         fast: tuple[Fast, ...] = (),
         device: str = "cpu",
     ) -> "FullWorld":
@@ -48,6 +49,7 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
             sets: A folder of evaluation sets, each in a folder of its name, laid out as published.
             captions: The set that embeddings of CLIP and DFN-CLIP retrieve from.
             preferences: The set of pairs that HPSv2 and PickScore compare.
+            training: A list of prompts to train a generator on, .txt or .jsonl.
             fast: Other kernels for the same numbers, see `bench.worlds.full.fast`.
             device: Where to compute.
 
@@ -64,7 +66,7 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
             side=side,
             precision=precision,
             blocks=blocks,
-            data=Data(pictures, models, sets, captions, preferences),
+            data=Data(pictures, models, sets, captions, preferences, training),
             fast=fast,
             device=device,
         )

@@ -12,6 +12,7 @@ from bench.cell import digest
 from bench.datasets import evaluation
 from bench.datasets.files import sha256
 from bench.images import FolderImages
+from bench.prompts import read
 from bench.worlds.full import Fast, drawn
 from bench.worlds.full.fast import quick_backbone, quick_decoder, quick_reward
 from bench.worlds.full.files import files_of
@@ -46,6 +47,7 @@ class Data:
         sets: A folder of evaluation sets, each in a folder of its name; see `bench.datasets`.
         captions: The set that CLIP's embeddings retrieve from.
         preferences: The set of pairs that preference rewards compare.
+        training: A list of prompts to train a generator on; invented ones without.
     """
 
     pictures: str | None = None
@@ -53,6 +55,7 @@ class Data:
     sets: str | None = None
     captions: str = "mscoco"
     preferences: str = "hpdv2"
+    training: str | None = None
 
     @property
     def digest(self) -> str:
@@ -120,6 +123,7 @@ class FullWorld(World):
         self.fast = fast
         self.digest = self._digest(weights, precision)
         self._rewards: dict[str, Reward] = {}
+        self._learned: tuple[str, ...] = ()  # prompts that training asked for
 
     def _parts(self, weights: str) -> Parts:
         if weights == "random":
@@ -142,7 +146,7 @@ class FullWorld(World):
             side=self.side,
             dtype=self.dtype,
             device=self.device,
-            expected=lambda: (NULL, *self.prompts, *self.tuning),
+            expected=lambda: (NULL, *self.prompts, *self.tuning, *self._learned),
         )
 
     def _digest(self, weights: str, precision: str) -> str:
@@ -151,6 +155,7 @@ class FullWorld(World):
         known += "" if self.blocks is None else f"-{self.blocks}"
         known += "".join(f"-{path}" for path in sorted(self.fast))
         known += "" if self.folder is None else f"-{self.folder.digest}"
+        known += "" if self.data.training is None else f"-{digest([*read(self._list)])}"
         return known + ("" if self.data.sets is None else f"-{self.data.digest}")
 
     @cached_property
@@ -250,9 +255,40 @@ class FullWorld(World):
             c = [PROMPTS[k % len(PROMPTS)] for k in range(start, start + rows)]
             yield Shown(x.to(self.device), c)
 
+    @property
+    def _list(self) -> Path:
+        """Of prompts to train on.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+        """
+        path = Path(self.data.training or "")
+        if not path.is_file():
+            raise FileNotFoundError(f"expected a list of prompts at {path}, found no file")
+        return path
+
     def training(self, count: int) -> tuple[str, ...]:
-        """Prompts that say which they are."""
-        return tuple(f"a photo of thing number {k}" for k in range(count))
+        """The first prompts of its list but for those it is judged by; invented ones without.
+
+        Raises:
+            ValueError: if there are fewer, or no list for published weights.
+        """
+        if self.data.training is None:
+            if self.parts.trained:
+                raise ValueError(
+                    f"expected training=FILE, a list of prompts, with published weights of "
+                    f"{self.name!r}, got none"
+                )
+            return tuple(f"a photo of thing number {k}" for k in range(count))
+        judged = {*self.prompts, *self.tuning}
+        found = [text for text in dict.fromkeys(read(self._list)) if text not in judged]
+        if len(found) < count:
+            raise ValueError(
+                f"expected {count} prompts to train on in {self._list}, got {len(found)} beside "
+                f"those that judge"
+            )
+        self._learned = tuple(found[:count])
+        return self._learned
 
     def trainable(self, rank: int, seed: int) -> Backbone:
         """With LoRA on all attention."""
