@@ -29,7 +29,6 @@ FACET = ["suite", "world", "reward", "latents", "pairing", "group", "grid", "var
 ROOTS = {"rmse": "mse", "rmse_centred": "centred_mse", "rmse_realised": "mse_realised"}
 REALISED = ("bias", "mse")  # that have a form against realised rewards
 ONE = 1.0  # member: the clean latent that was noised; how far it adds to errors is not known
-RANDOM = "random"  # weights of a world in which no reward means anything
 MEAN = "mean"  # the value that these are draws of
 KEEP = ("quick", "isolation", "attempt", "suite", "started", "wall_seconds")
 SHOWN = {  # what tables say of a cell without numbers, in its place
@@ -118,8 +117,7 @@ def provenance(record: dict[str, Any]) -> dict[str, Any]:
 def _rows(record: dict[str, Any]) -> Iterable[dict[str, Any]]:
     protocol = record["spec"]["protocol"]
     shared = provenance(record) | {"n_prompts": protocol["prompts"], "batch": protocol["batch"]}
-    drawn = record["spec"]["world"]["settings"].get("weights") == RANDOM
-    for row in record["rows"] if drawn else map(_judged, record["rows"]):
+    for row in map(_judged, record["rows"]):
         yield shared | _what(row) | _cost(row) | _figures(row["metrics"])
 
 

@@ -59,6 +59,7 @@ class World(ABC):
         digest: Identity of its weights and data.
         judges: Names of rewards that nothing is trained on or steered by.
         tuning: Prompts to choose settings on, none of which is among `prompts`.
+        meaningful: Whether what its networks say means anything: of random weights costs alone do.
     """
 
     name: str
@@ -69,6 +70,7 @@ class World(ABC):
     digest: str
     judges: tuple[str, ...] = ()
     tuning: tuple[str, ...] = ()
+    meaningful: bool = True
 
     @abstractmethod
     def reward(self, name: str) -> Reward:

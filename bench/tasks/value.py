@@ -79,7 +79,7 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
         outcome.rows.append(
             {"sigma_reference": sigma, "estimand": estimand.as_dict(), **measured.row()}
             | _certainty(known)
-            | {"metrics": _metrics(samples, metrics)}
+            | {"metrics": _metrics(samples, metrics) if world.meaningful else {}}
         )
         for name in Samples.__dataclass_fields__:
             if (numbers := getattr(samples, name)) is not None:

@@ -115,7 +115,7 @@ class FullWorld(World):
         self.name, self.side, self.blocks, self.device = model, side, blocks, device
         self.dtype: torch.dtype = getattr(torch, precision)
         self.parts = self._parts(weights)
-        self.rewards = self.parts.rewards
+        self.rewards, self.meaningful = self.parts.rewards, self.parts.trained
         self.folder = None
         if data.pictures is not None:
             self.folder = FolderImages(Path(data.pictures), (side, side), device)
