@@ -5,13 +5,17 @@ prompt, all particles, beside an unsteered one
 value    a value, and a value with its gradient, of one latent
 train    an iteration at the ends of the window of stops, and one of the published method, of
 as many samples as one batch holds
+cost     what the task times, of whole batches: a value, and a value with its gradient, beside
+Tweedie's; an optimiser step beside its values alone; of a search the passes of its images, for
+what it fits is of numbers
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
@@ -20,21 +24,26 @@ from torch import Tensor
 import baselines
 from bench.algorithms import Algorithm, Guide, Unsteered
 from bench.cell import FOLDERS, Spec
+from bench.images import WorldImages
 from bench.meter import Calls
 from bench.part import Part
 from bench.predicted import unfused
-from bench.protocols import AlignProtocol, Protocol, TrainProtocol
+from bench.protocols import AlignProtocol, CostProtocol, Protocol, TrainProtocol
 from bench.resolve import resolve
+from bench.stitching import Workshop
+from bench.tasks import cost
 from bench.tasks.samples import Place
-from bench.tasks.steps import SMALL
+from bench.tasks.steps import CLASSIC, SMALL
 from bench.tasks.train import School
 from bench.worlds import full, reward_of
 from bench.worlds import make as make_world
 from stitchvm.align.training import Recipe
 from stitchvm.backbone import Backbone
 from stitchvm.memo import SharedTrunk
+from stitchvm.reward import Reward
 from stitchvm.streams import Streams
 from stitchvm.value import Sum, ValueEstimator, value_and_gradient
+from stitchvm.world import World
 
 GUIDED, UNSTEERED, SAMPLE = "guided", "unsteered", "sample"
 VALUE, GRADIENT, ITERATION, PUBLISHED = "value", "gradient", "iteration", "published"
@@ -54,6 +63,8 @@ class Asked:
         watch: The counter that tells stages apart.
         rows: Samples that a call makes.
         again: Whether a first call computes what later ones remember.
+        beside: Of a call that is held against another, the name of that.
+        shared: Those that do not depend on the estimator.
     """
 
     calls: dict[str, Callable[[], Any]]
@@ -62,6 +73,8 @@ class Asked:
     watch: Calls
     rows: int = 1
     again: bool = True
+    beside: dict[str, str] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
 
 
 def asked(spec: Spec) -> Asked:
@@ -100,6 +113,7 @@ def aligned(spec: Spec) -> Asked:
         place.world.backbone,
         place.calls,
         again=_encodes(place.world),
+        shared=frozenset(calls) & {UNSTEERED, CLASSIC},
     )
 
 
@@ -127,12 +141,9 @@ def _sample(place: Place, algorithm: Algorithm) -> None:
 
 def valued(spec: Spec) -> Asked:
     """A value, and with its gradient where there is one."""
-    protocol, watch = cast(Protocol, spec.protocol), Calls()
-    world = make_world(spec.world, META)
+    protocol, world = cast(Protocol, spec.protocol), make_world(spec.world, META)
     reward = reward_of(spec.reward, world)
-    for part in (world.backbone, world.tiny, reward):
-        if part is not None:
-            watch.watch(part)
+    watch = _watched(world, reward)
     build = resolve(spec.estimator.build, baselines.ESTIMATORS, "estimator")
     estimator: ValueEstimator = build(world, reward, **spec.estimator.settings)
     watch.watch(estimator)
@@ -144,6 +155,66 @@ def valued(spec: Spec) -> Asked:
     return Asked(
         calls, lambda: [z, *_weights(world.backbone, reward, estimator)], world.backbone, watch
     )
+
+
+def costed(spec: Spec) -> Asked:
+    """What the task times, each call and what it is held against.
+
+    Raises:
+        ValueError: for an estimator that only a search or training makes.
+    """
+    build, settings = spec.estimator.build, spec.estimator.settings
+    if build not in {cost.SEARCH, *cost.COMPARED}:
+        raise ValueError(
+            f"expected {', '.join((cost.SEARCH, *cost.COMPARED))}, got {build!r}, which only a "
+            f"search or training makes"
+        )
+    world = make_world(spec.world, META)
+    reward = world.reward(spec.reward.build)
+    watch = _watched(world, reward)
+    protocol = cast(CostProtocol, spec.protocol).model_copy(update={"images": 1})  # as any number
+    optimisers: list[torch.optim.Optimizer] = []
+    with TemporaryDirectory() as folder:
+        shop = Workshop(world, Path(folder), WorldImages(world), protocol.images)
+        place = cost.Place(shop, spec.reward.build, protocol, spec.seed)
+        if build == cost.SEARCH:
+            _, passes = cost.searched_and_passed(place, **settings)
+            return Asked(passes, lambda: _weights(world.backbone, reward), world.backbone, watch)
+        found = list(cost.COMPARED[build](place, **settings))
+    calls, beside, shared = {}, {}, set[str]()
+    for comparison in found:
+        what = f"{comparison.what}, batch {comparison.batch}"
+        against = f"{what}, {comparison.against}"
+        for name, one in zip((what, against), comparison.pair.values(), strict=True):
+            calls[name] = _plainly(one.call, optimisers)
+        beside[what] = against
+        shared |= {against} if comparison.against == cost.TWEEDIE else set()
+    held = [x for comparison in found for one in comparison.pair.values() for x in one.standing]
+    return Asked(
+        calls,
+        lambda: [*held, *_weights(world.backbone, reward), *_states(optimisers)],
+        world.backbone,
+        watch,
+        beside=beside,
+        shared=frozenset(shared),
+    )
+
+
+def _plainly(call: Callable[[], Any], optimisers: list[torch.optim.Optimizer]) -> Any:  # noqa: ANN401
+    """A call that notes its optimisers, made without kernels that are not there on meta."""
+
+    def called() -> None:
+        with unfused() as made:
+            call()
+        optimisers.extend(made)
+
+    return called
+
+
+def _states(optimisers: list[torch.optim.Optimizer]) -> list[Tensor]:
+    """What optimisers keep of each weight."""
+    kept = (of for one in optimisers for of in one.state.values())
+    return [x for of in kept for x in of.values() if isinstance(x, Tensor)]
 
 
 def trained(spec: Spec) -> Asked:
@@ -185,6 +256,15 @@ def _iteration(school: School, trainer: Any, value: ValueEstimator, recipe: Reci
     return pupil, iteration
 
 
+def _watched(world: World, reward: Reward) -> Calls:
+    """A counter that tells apart what a world and a reward are asked for, copies included."""
+    watch = Calls()
+    for part in (world.backbone, world.tiny, reward):
+        if part is not None:
+            watch.watch(part)
+    return watch
+
+
 def _encodes(world: Any) -> bool:
     """Whether a prompt is encoded when it is first asked about."""
     from bench.worlds.full.world import FullWorld  # noqa: PLC0415 - slow, and there by then
@@ -206,4 +286,5 @@ TASKS: dict[str, Callable[[Spec], Asked]] = {
     "align": aligned,
     "value": valued,
     "train": trained,
+    "cost": costed,
 }

@@ -15,14 +15,18 @@ import torch
 from bench.cell import Cell
 from bench.numberless import Answers
 from bench.predict import Known, Predicted, predicted
-from bench.predicted_table import YARDSTICKS, flops
+from bench.predicted_table import flops
 from bench.report import numbers
 from bench.worlds import full
 
 LESS = "smaller pictures take less: --world WORLD,side=512"
 SIDE = 4096  # of the matrices by whose product a GPU's rate is measured
 PRODUCTS = 20
-QUICKLY = ("align", "value")  # a whole sample, or an iteration of training, takes minutes to count
+QUICKLY = (
+    "align",
+    "value",
+    "cost",
+)  # a whole sample, or an iteration of training, takes minutes to count
 
 
 class Room(NamedTuple):
@@ -80,8 +84,7 @@ def refused(cells: Sequence[Cell], device: str, tell: Callable[[str], None]) -> 
 def _line(one: Predicted, needed: int, room: Room | None) -> str:
     """What a cell costs, in words."""
     name, most = max(
-        ((name, cost.flops) for name, cost in one.costs.items() if name not in YARDSTICKS),
-        key=lambda item: item[1],
+        ((name, cost.flops) for name, cost in one.own.items()), key=lambda item: item[1]
     )
     took = "" if room is None else f", at least {numbers.seconds(most / room.rate)}"
     where = one.cell.coordinates

@@ -5,8 +5,8 @@ unsteered step, one of classic DPS - is counted once for all cells that share it
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
 
 import torch
 
@@ -18,7 +18,21 @@ from bench.protocols import AlignProtocol
 from bench.tasks.steps import CLASSIC
 
 Key = tuple[str, ...]
-Known = dict[Key, dict[str, Cost]]  # of cells, and of what cells share
+
+
+class Counted(NamedTuple):
+    """What calls cost, by name, and which of them another is held against."""
+
+    costs: dict[str, Cost]
+    beside: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was counted: of cells, and of what cells share."""
+
+    cells: dict[Key, Counted] = field(default_factory=dict)
+    shared: dict[Key, dict[str, Cost]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -27,17 +41,25 @@ class Predicted:
 
     Attributes:
         cell: Which.
-        costs: Of each call, by name; FLOPs of one sample, bytes of all that a call makes.
+        costs: Of each call, by name; FLOPs of one sample, or of the batch that its name gives,
+            bytes of all that a call makes.
+        beside: Of a call that is held against one of the others alone, the name of that.
     """
 
     cell: Cell
     costs: Mapping[str, Cost]
+    beside: Mapping[str, str]
+
+    @property
+    def own(self) -> dict[str, Cost]:
+        """Those of its calls that are no yardsticks."""
+        others = {UNSTEERED, CLASSIC, *self.beside.values()}
+        return {name: cost for name, cost in self.costs.items() if name not in others}
 
     @property
     def live(self) -> int:
         """The most that any call of its own takes, bytes above weights."""
-        own = [cost for name, cost in self.costs.items() if name not in {UNSTEERED, CLASSIC}]
-        return max(cost.live for cost in own)
+        return max(cost.live for cost in self.own.values())
 
     @property
     def weights(self) -> int:
@@ -58,13 +80,13 @@ def predicted(
     Raises:
         ValueError: for a task of which nothing is predicted, or what shapes alone do not say.
     """
-    known = {} if known is None else known
+    known = known or Known()
     answers = answers or Answers()
     for cell in cells:
         own, shared = _keys(cell.spec)
-        if own not in known:
-            known[own] = _counted(cell.spec, answers, known.setdefault(shared, {}))
-        yield Predicted(cell, known[own])
+        if own not in known.cells:
+            known.cells[own] = _counted(cell.spec, answers, known.shared.setdefault(shared, {}))
+        yield Predicted(cell, *known.cells[own])
 
 
 def _keys(spec: Spec) -> tuple[Key, Key]:
@@ -72,7 +94,7 @@ def _keys(spec: Spec) -> tuple[Key, Key]:
     place = (spec.task, spec.world.model_dump_json(), spec.reward.model_dump_json())
     own = (*place, spec.estimator.model_dump_json(), f"{spec.algorithm}")
     if spec.task != "align":
-        return (*own, spec.protocol.model_dump_json()), ()
+        return (*own, spec.protocol.model_dump_json()), place
     protocol = cast(AlignProtocol, spec.protocol)
     guides = spec.algorithm is not None and spec.algorithm.build == "guide"
     sampler: Key = (protocol.kernel, f"{protocol.cfg}", f"{protocol.share}")
@@ -80,7 +102,7 @@ def _keys(spec: Spec) -> tuple[Key, Key]:
     return (*own, *sampler), (*place, *sampler)
 
 
-def _counted(spec: Spec, answers: Answers, shared: dict[str, Cost]) -> dict[str, Cost]:
+def _counted(spec: Spec, answers: Answers, shared: dict[str, Cost]) -> Counted:
     """What the calls of a cell cost, but for those that are known.
 
     Raises:
@@ -98,14 +120,13 @@ def _counted(spec: Spec, answers: Answers, shared: dict[str, Cost]) -> dict[str,
             f"expected a world whose cells can run on shapes alone, got {spec.world.build!r}: "
             f"{str(error).partition(chr(10))[0]}"
         ) from error
-    if spec.task == "align":
-        shared |= {name: found[name] for name in (UNSTEERED, CLASSIC) if name in found}
-    return found
+    shared |= {name: found[name] for name in what.shared}
+    return Counted(found, what.beside)
 
 
 def _cost(what: Asked, name: str, answers: Answers) -> Cost:
-    standing, call = what.standing(), what.calls[name]
+    call = what.calls[name]
     with answers:
         if what.again:
             call()
-        return cost(call, standing, what.watch, what.backbone).over(what.rows)
+        return cost(call, what.standing(), what.watch, what.backbone).over(what.rows)

@@ -43,9 +43,9 @@ def predict(
     """Say what cells of SUITE will cost on a GPU, without one and without weights.
 
     Of guidance a step, of other algorithms a whole sample, of estimators a value and its gradient,
-    of trainers an iteration.  FLOPs and bytes are counted as shapes run through the same code;
-    times are not predicted: beside an unsteered step they are as FLOPs where arithmetic binds, and
-    more where it does not.
+    of trainers an iteration, of stage 2 an optimiser step, of a search the passes of its images.
+    FLOPs and bytes are counted as shapes run through the same code; times are not predicted:
+    beside an unsteered step they are as FLOPs where arithmetic binds, and more where it does not.
     """
     import pandas as pd  # noqa: PLC0415 - slow
     from rich.progress import track  # noqa: PLC0415
@@ -70,7 +70,9 @@ def predict(
         click.echo(f"\n{of_world}, {reward} reward")
         click.echo(table(part, room))
     if left:
-        click.echo(f"\nleft out, for only trained weights tell their shape: {', '.join(left)}")
+        click.echo(
+            f"\nleft out, for only a search or training tells their shape: {', '.join(left)}"
+        )
     if others:
         click.echo(f"\nleft out, for nothing is predicted of their task: {', '.join(others)}")
     if loaded.name == PAPER and world is not None:

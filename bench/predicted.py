@@ -8,7 +8,7 @@ numbers, such as whether two different latents of one shape are remembered.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
@@ -118,16 +118,29 @@ def fused() -> Iterator[None]:
 
 
 @contextmanager
-def unfused() -> Iterator[None]:
-    """Optimisers without their fused kernels meanwhile, which are not there on meta."""
-    plain = torch.optim.AdamW
+def unfused() -> Iterator[list[torch.optim.Optimizer]]:
+    """Optimisers without their fused kernels meanwhile, which are not there on meta.
 
-    def made(weights: Any, *, fused: bool, **settings: Any) -> torch.optim.AdamW:
+    Nor can autocast be switched off there, which is on nowhere.
+
+    Yields:
+        Those that are made.
+    """
+    plain, cast, made = torch.optim.AdamW, torch.autocast, list[torch.optim.Optimizer]()
+
+    def make(weights: Any, *, fused: bool, **settings: Any) -> torch.optim.AdamW:
         del fused
-        return plain(weights, **settings)
+        one = plain(weights, **settings)
+        made.append(one)
+        return one
 
-    with patch("torch.optim.AdamW", made):
-        yield
+    def off(kind: str, *args: Any, **settings: Any) -> Any:  # noqa: ANN401
+        if kind == "meta" and not settings.get("enabled", True):
+            return nullcontext()
+        return cast(kind, *args, **settings)
+
+    with patch("torch.optim.AdamW", make), patch("torch.autocast", off):
+        yield made
 
 
 def _flash(  # noqa: PLR0913, PLR0917 - torch's own signature

@@ -19,12 +19,14 @@ YARDSTICKS = (UNSTEERED, CLASSIC)
 def rows(one: Predicted) -> Iterator[dict[str, Any]]:
     """All numbers of a cell, a row for each call of its own."""
     where, costs = one.cell.coordinates, one.costs
-    for call, cost in costs.items():
-        if call in YARDSTICKS:
-            continue
-        over = {
+    for call, cost in one.own.items():
+        over: dict[str, Any] = {
             f"over {name}": cost.flops / costs[name].flops for name in YARDSTICKS if name in costs
         }
+        if call in one.beside:
+            other = one.beside[call]
+            over["beside"] = other.removeprefix(f"{call}, ")
+            over["over it"] = cost.flops / costs[other].flops
         live = {"of classic": cost.live / costs[CLASSIC].live} if CLASSIC in costs else {}
         yield {
             "world": where["world"],
@@ -54,8 +56,14 @@ def table(found: Any, room: int | None) -> str:
     for name in YARDSTICKS:
         if f"over {name}" in found:
             shown[f"over {name.split()[0]}"] = found[f"over {name}"].map("{:.2f}".format)
+    if "beside" in found:
+        shown["beside"] = found["beside"].fillna("")
+        shown["over it"] = found["over it"].map("{:.3f}".format, na_action="ignore").fillna("")
     for stage in STAGES:
         shown[f"{stage} %"] = (100 * found[f"{stage} flops"] / found["flops"]).map("{:.0f}".format)
+    rest = 100 * found["rest flops"] / found["flops"]
+    if (rest >= 1).any():
+        shown["rest %"] = rest.map("{:.0f}".format)
     shown["live"] = found["live_bytes"].map(numbers.size)
     if "of classic" in found:
         shown["of classic"] = found["of classic"].map("{:.3f}".format)

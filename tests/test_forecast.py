@@ -76,6 +76,11 @@ def test_what_cannot_be_predicted_runs_all_the_same(cells, monkeypatch):
     assert "is not predicted: no shapes" in lines[0]
 
 
+def test_costs_of_estimators_and_training_are_told_as_steps_are():
+    found = [forecast.of_full_size(cell) for cell in plan(load("cost-estimators"))]
+    assert found == [True] * 10
+
+
 def test_rehearsals_are_not_told():
     quick = plan(load("cost-dps"), quick=True)
     assert told(quick, "cpu")[1] == []

@@ -4,10 +4,12 @@ import json
 from contextlib import nullcontext
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 
+from baselines import ESTIMATORS
 from bench.asked import asked
 from bench.cell import Cell
 from bench.cli import cli
@@ -15,15 +17,20 @@ from bench.meter import peak_bytes
 from bench.numberless import Answers
 from bench.part import Part
 from bench.plan import plan
-from bench.predict import predicted
-from bench.predicted import cost
+from bench.predict import Predicted, predicted
+from bench.predicted import Cost, cost, unfused
+from bench.predicted_table import STAGES, table
+from bench.predicted_table import rows as table_rows
 from bench.protocols import PROTOCOLS
 from bench.resident import rows
 from bench.shaped import untrained
 from bench.suite import load
+from bench.tasks import cost as cost_task
 from bench.tasks.samples import Place
 from bench.tasks.steps import CLASSIC
+from bench.worlds import make as make_world
 from bench.worlds.full import BUILDS
+from stitchvm.distill import named
 from stitchvm.flops import count_flops
 from stitchvm.memo import SharedTrunk
 
@@ -203,6 +210,111 @@ def test_values_of_noisy_latents(monkeypatch):
         assert count_flops(call) == one.costs["value"].flops, build
 
 
+def cost_cell(suite, estimator, **changes):
+    few = {"rounds": [2], "batches": [(2,)], "batch": [2], "images": [8], "probes": [5]}
+    planned, _ = cells(suite, "shapes", reward=["clip"], **few, **changes)
+    return next(c for c in planned if c.coordinates["estimator"] == estimator)
+
+
+@pytest.mark.parametrize(
+    ("suite", "estimator"),
+    [
+        ("cost-estimators", "StitchVM 1,1"),
+        *(
+            pytest.param(suite, estimator, marks=pytest.mark.slow)
+            for suite, estimator in (
+                ("cost-estimators", "StitchVM 4,4"),
+                ("cost-estimators", "Tweedie"),
+                ("cost-estimators", "Tweedie, the sampler's velocity"),
+                ("cost-estimators", "MC N = 1, k = 10"),
+                ("cost-stitch", "StitchVM 4,1"),
+            )
+        ),
+    ],
+)
+def test_costs_are_those_that_the_task_records(suite, estimator, monkeypatch):
+    cell = cost_cell(suite, estimator)
+    monkeypatch.setattr("bench.predicted.fused", nullcontext)
+    (one,) = predicted([cell])
+    found = cost_task.run(cell.spec).rows
+    assert len(found) == len(one.beside) == len(one.own)
+    for row in found:
+        call = f"{row['what']}, batch 2"
+        against = one.beside[call]
+        assert against == f"{call}, {row['against']}"
+        assert one.costs[call].flops == row["flops"]
+        assert one.costs[against].flops == row["against_flops"]
+        assert one.costs[call].live == pytest.approx(row["peak"]["live"], rel=0.2)
+        assert one.costs[against].live == pytest.approx(row["against_peak"]["live"], rel=0.2)
+
+
+@pytest.mark.slow
+def test_a_search_is_the_passes_of_its_images(monkeypatch):
+    cell = cost_cell("cost-stitch", "search")
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.predicted.fused", nullcontext)
+        (one,) = predicted([cell])
+    monkeypatch.setattr("bench.asked.META", "cpu")
+    calls = asked(cell.spec).calls
+    assert {name: count_flops(call) for name, call in calls.items()} == {
+        name: cost.flops for name, cost in one.costs.items()
+    }
+    both, probe = (
+        one.costs[f"pass over {x} images"].flops for x in ("probe and held-out", "probe")
+    )
+    assert both == 2 * probe
+
+
+@pytest.mark.slow
+def test_what_an_optimiser_keeps_is_there_before_a_step(monkeypatch):
+    monkeypatch.setattr("bench.asked.META", "cpu")
+    spec = cost_cell("cost-stitch", "StitchVM 4,1").spec
+    what, world = asked(spec), make_world(spec.world)
+    before = what.standing()
+    what.calls["training, batch 2"]()
+    new = [x.shape for x in what.standing()[len(before) :] if x.ndim]
+    taught = named(ESTIMATORS["untrained"](world, world.reward("clip"))).values()
+    assert sorted(new) == sorted(2 * [x.shape for x in taught])  # both moments of AdamW
+
+
+def test_arms_whose_pair_only_a_search_tells_are_left_out():
+    planned, left = cells("table4", reward=["clip"])
+    assert left == ["StitchVM cheap", "StitchVM paper", "vae_stitch", "noisy_student",
+                    "feature_head"]  # fmt: skip
+    search, pair = (cell.spec.estimator for cell in planned)
+    assert search.build == "search"
+    assert (pair.build, pair.settings["i"], pair.settings["j"]) == ("untrained", 4, 1)
+    arms = plan(load("table4"), only="estimator=StitchVM cheap")
+    with pytest.raises(ValueError, match="got 'stitched', which only a search or training makes"):
+        next(predicted(arms))
+
+
+def test_a_call_is_shown_beside_its_yardstick():
+    costs = {name: Cost(flops, 1, 2, {**dict.fromkeys(STAGES, 0), "rest": 0})
+             for name, flops in {"value, batch 1": 10**9, "value, batch 1, Tweedie": 4 * 10**9,
+                                 "pass": 10**9}.items()}  # fmt: skip
+    one = Predicted(cost_cell("cost-stitch", "search"), costs,
+                    {"value, batch 1": "value, batch 1, Tweedie"})  # fmt: skip
+    value, alone = pd.DataFrame(table_rows(one)).pipe(table, None).splitlines()[1:]
+    assert "1.00 G Tweedie   0.250" in value
+    assert value.split()[-1] == "B"
+    assert "pass 1.00 G" in alone
+    assert "nan" not in alone.lower()
+
+
+def test_what_is_not_on_meta_is_switched_off_alone():
+    with unfused() as made:
+        weight = torch.nn.Parameter(torch.empty(2, device="meta"))
+        one = torch.optim.AdamW([weight], fused=True)
+        assert made == [one]
+        with torch.autocast("meta", torch.bfloat16, enabled=False):
+            pass
+        with pytest.raises(RuntimeError, match="unsupported autocast device_type 'meta'"):
+            torch.autocast("meta", torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["sd35-medium", "sd35-large"])
 def test_memory_of_the_papers_table(model):
@@ -256,7 +368,7 @@ def test_the_table_says_what_fits(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["table4"], "expected a suite of a task in align, value, train"),
+        (["table5"], "expected a suite of a task in align, value, train, cost"),
         (["steer-gaussian"], "run on shapes alone, got 'gaussian'"),
         (["cost-dps", "--memory", "much"], "got 'much'"),
         (["cost-dps", "--set", "reward"], "expected --set AXIS=V1,V2, got 'reward'"),

@@ -13,7 +13,7 @@ The last needs no search: where weights are random, its picks mean nothing.
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple, cast
@@ -47,7 +47,9 @@ from stitchvm.world import Split, World
 Row = dict[str, Any]
 Call = Callable[[], object]
 Picked = Annotated[str, Field(pattern=r"^(cheap|paper|\d+,\d+)$")]
+SEARCH = "search"  # what is measured where no estimator is
 YARDSTICK = "stitched"  # the arm that steps are compared with
+TWEEDIE = "Tweedie, null prompt"  # and what values are
 UNTIMED = 3  # calls of a step beside the timed ones: warm-up, FLOPs, memory
 
 
@@ -76,6 +78,25 @@ class Asked(NamedTuple):
     standing: list[Tensor]
 
 
+class Comparison(NamedTuple):
+    """Two calls to be timed in turns.
+
+    Attributes:
+        what: Is timed.
+        batch: Images or latents a call.
+        pair: The call, and what it is held against, by name.
+    """
+
+    what: str
+    batch: int
+    pair: dict[str, Asked]
+
+    @property
+    def against(self) -> str:
+        """The name of what it is held against."""
+        return list(self.pair)[-1]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where costs are measured.
@@ -101,14 +122,9 @@ class Place:
         """An arm, untrained: a student, and a value estimator."""
         return self.shop.begin(job)
 
-    def compared(self, what: str, batch: int, pair: dict[str, Asked]) -> Row:
-        """A row: two calls in turns, then the FLOPs and peak memory of each.
-
-        Args:
-            what: Is timed.
-            batch: Images or latents a call.
-            pair: The call, and what it is held against, by name.
-        """
+    def compared(self, comparison: Comparison) -> Row:
+        """A row: two calls in turns, then the FLOPs and peak memory of each."""
+        what, batch, pair = comparison
         calls = {name: asked.call for name, asked in pair.items()}
         spent = interleaved(calls, self.protocol.rounds, clock_of(self.device))
         flops = [count_flops(asked.call, self.device) for asked in pair.values()]
@@ -143,20 +159,24 @@ class Place:
 
 def search_cost(place: Place, *, trunk: Trunk = "backbone") -> Iterator[Row]:
     """Stage 1 against what it cannot do without: its images once through both models."""
-    world, protocol = place.shop.world, place.protocol
-    backbone, reward = TRUNKS[trunk](world.backbone), world.reward(place.reward)
-    probe, held = (clean(world, split, protocol.probes) for split in ("train", "held"))
-    calls: dict[str, Call] = {
-        "search": partial(search, backbone, reward, probe, held),
-        "pass over probe and held-out images": partial(
-            feature_pass, backbone, reward, [*probe, *held]
-        ),
-        "pass over probe images": partial(feature_pass, backbone, reward, probe),
-    }
+    protocol = place.protocol
+    searched, passes = searched_and_passed(place, trunk)
+    calls: dict[str, Call] = {SEARCH: searched, **passes}
     spent = interleaved(calls, protocol.searches, clock_of(place.device))
     for against in list(calls)[1:]:
-        two = {name: spent[name] for name in ("search", against)}
-        yield place.row("search", protocol.probes, two, [None], [None])
+        two = {name: spent[name] for name in (SEARCH, against)}
+        yield place.row(SEARCH, protocol.probes, two, [None], [None])
+
+
+def searched_and_passed(place: Place, trunk: Trunk) -> tuple[Call, dict[str, Call]]:
+    """Stage 1, and passes of its images by what they are called."""
+    world, count = place.shop.world, place.protocol.probes
+    models = TRUNKS[trunk](world.backbone), world.reward(place.reward)
+    probe, held = (clean(world, split, count) for split in ("train", "held"))
+    return partial(search, *models, probe, held), {
+        "pass over probe and held-out images": partial(feature_pass, *models, [*probe, *held]),
+        "pass over probe images": partial(feature_pass, *models, probe),
+    }
 
 
 @torch.no_grad()
@@ -203,10 +223,10 @@ def step_cost(place: Place, job: Job) -> Row:
     for name, student, run in zip(names, students, runs, strict=True):
         step = partial(next, run)
         pair[name] = Asked(step, list(student.state_dict().values()))
-    return place.compared("step", batch, pair)
+    return place.compared(Comparison("step", batch, pair))
 
 
-def training_cost(place: Place, *, i: int = 4, j: int = 1) -> Iterator[Row]:
+def training(place: Place, *, i: int = 4, j: int = 1) -> Iterator[Comparison]:
     """An optimiser step of a StitchVM of blocks i and j, whose layer is drawn at random."""
     world, protocol = place.shop.world, place.protocol
     student = baselines.ESTIMATORS["untrained"](world, world.reward(place.reward), i=i, j=j)
@@ -220,15 +240,15 @@ def training_cost(place: Place, *, i: int = 4, j: int = 1) -> Iterator[Row]:
         "training": Asked(partial(next, run), weights),
         "values alone": Asked(partial(value, student, *given), [*given[:2], *weights]),
     }
-    yield place.compared("training", protocol.batch, pair)
+    yield Comparison("training", protocol.batch, pair)
 
 
 def value_costs(place: Place, job: Job, batch: int) -> Iterator[Row]:
-    """What a batch of values of an arm costs, as `asked_costs`."""
-    return asked_costs(place, place.begin(job), batch)
+    """What a batch of values of an arm costs, as `values`."""
+    return map(place.compared, values(place, place.begin(job), batch))
 
 
-def asked_costs(place: Place, model: ValueEstimator, batch: int) -> Iterator[Row]:
+def values(place: Place, model: ValueEstimator, batch: int) -> Iterator[Comparison]:
     """A value, and where asked a value with its gradient, of a batch of latents."""
     world = place.shop.world
     model.requires_grad_(requires_grad=False)
@@ -244,9 +264,9 @@ def asked_costs(place: Place, model: ValueEstimator, batch: int) -> Iterator[Row
                 partial(ask, estimator, *given),
                 [*given[:2], *estimator.state_dict().values()],
             )
-            for name, estimator in ((what, model), ("Tweedie, null prompt", tweedie))
+            for name, estimator in ((what, model), (TWEEDIE, tweedie))
         }
-        yield place.compared(what, batch, pair)
+        yield Comparison(what, batch, pair)
 
 
 @torch.no_grad()
@@ -276,24 +296,37 @@ def _of_arm(name: str) -> Callable[..., Iterator[Row]]:
     return build
 
 
-def _of_estimator(name: str) -> Callable[..., Iterator[Row]]:
-    """What measures an estimator that needs no training; its settings are the estimator's."""
+def _of_estimator(name: str) -> Callable[..., Iterator[Comparison]]:
+    """What compares an estimator that needs no training; its settings are the estimator's."""
     build = baselines.ESTIMATORS[name]
 
-    def measure(place: Place, **settings: Any) -> Iterator[Row]:
+    def compare(place: Place, **settings: Any) -> Iterator[Comparison]:
         world = place.shop.world
         model = build(world, world.reward(place.reward), **settings)
         for batch in place.protocol.batches:
-            yield from asked_costs(place, model, batch)
+            yield from values(place, model, batch)
 
-    measure.__signature__ = inspect.signature(build)  # type: ignore[attr-defined]
+    compare.__signature__ = inspect.signature(build)  # type: ignore[attr-defined]
+    return compare
+
+
+def _timed(compare: Callable[..., Iterator[Comparison]]) -> Callable[..., Iterator[Row]]:
+    """What measures all that is compared, under the same settings."""
+
+    @wraps(compare)
+    def measure(place: Place, **settings: Any) -> Iterator[Row]:
+        return map(place.compared, compare(place, **settings))
+
     return measure
 
 
 UNTRAINED = ("untrained", "tweedie", "monte_carlo", "terminal")  # estimators, as they are
-MEASURED: dict[str, Callable[..., Iterator[Row]]] = {
-    "search": search_cost,
-    "training": training_cost,
+COMPARED: dict[str, Callable[..., Iterator[Comparison]]] = {  # nothing is searched or trained
+    "training": training,
     **{name: _of_estimator(name) for name in UNTRAINED},
+}
+MEASURED: dict[str, Callable[..., Iterator[Row]]] = {
+    SEARCH: search_cost,
+    **{name: _timed(compare) for name, compare in COMPARED.items()},
     **{name: _of_arm(name) for name, arm in ARMS.items() if not arm.after},
 }
