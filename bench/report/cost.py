@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bench import repeats
 from bench.frame import provenance, spread
-from bench.report import drawing, floor, numbers
+from bench.report import drawing, floor, held, numbers
 from bench.report.claims import PAPER, Claim
 from bench.report.evidence import Evidence
 from bench.report.facets import Facet
@@ -60,6 +60,7 @@ def _compared(row: dict[str, Any]) -> dict[str, Any]:
     found["flop_ratio"] = row["flops"] / row["against_flops"] if known else np.nan
     for name in ("peak", "against_peak"):
         found[f"{name}_bytes"] = _bytes(row[name])
+        found |= held.columns([row[name]], held.ALLOCATED, held.DRIVER, of=f"{name}_")
     return found
 
 
@@ -167,7 +168,7 @@ def tables(facet: Facet) -> list[Table]:
         *(Table(f"{what}s", f"A {title} beside Tweedie's", "Null prompt, full decoder.",
                 _listed(rows[rows["what"] == what])) for what, title in ASKED.items()),
     ]  # fmt: skip
-    return floor.under((table for table in made if len(table.frame)), TIMED, rows)
+    return floor.under((held.noted(table) for table in made if len(table.frame)), TIMED, rows)
 
 
 def stitching(rows: pd.DataFrame) -> pd.DataFrame:
@@ -222,6 +223,8 @@ def _listed(rows: pd.DataFrame) -> pd.DataFrame:
             "GFLOP": numbers.plain(row["flops"] / 1e9),
             "memory": numbers.size(row["peak_bytes"]),
             "its memory": numbers.size(row["against_peak_bytes"]),
+            **held.shown(row, rows, of="peak_"),
+            **held.shown(row, rows, of="against_peak_", its="its "),
         })  # fmt: skip
     return by_cell(out)
 

@@ -21,6 +21,7 @@ import pandas as pd
 
 from bench import repeats
 from bench.frame import latest, provenance, spread
+from bench.report import held
 from bench.stats import iqm_interval, mean_interval
 
 CLASSIC = "classic DPS"
@@ -140,6 +141,7 @@ def _step(row: dict[str, Any]) -> dict[str, Any]:
     found["over_classic_allocated"] = found["allocated"] / _bytes(
         row["peaks"][CLASSIC], "allocated"
     )
+    found |= held.columns([row["peaks"]["guided"]], held.DRIVER)
     found["gflop"] = row["flops"]["guided"] / 1e9
     found |= {f"calls_{kind}": number for kind, number in row["calls"].items()}
     return found | _stages(row.get("stages", {}))
@@ -155,6 +157,7 @@ def _walk(row: dict[str, Any], steps: int) -> dict[str, Any]:
     found |= spread("over_unsteered", repeats.ratio(spent, others))
     found["over_unsteered_flops"] = flops[0] / flops[1]
     found["memory"] = max(_bytes(row["peaks"][kind]) for kind in sample)
+    found |= held.columns((row["peaks"][kind] for kind in sample), held.ALLOCATED, held.DRIVER)
     found |= {f"kind_{kind}": float(np.median(x)) for kind, x in row["kind_seconds"].items()}
     return found | {f"count_{kind}": number for kind, number in sample.items()}
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bench.meter import STAGES
-from bench.report import floor, numbers
+from bench.report import floor, held, numbers
 from bench.report.align import insight, saving
 from bench.report.align.aggregates import aggregates
 from bench.report.align.frame import PLAIN_STAGE, STAGE, judged, staged, unsteered_of
@@ -86,7 +86,7 @@ def tables(facet: Facet) -> list[Table]:
               "Outside the measured range there is no number.", saving.listed(rows)),
         *paper(facet),
     ]  # fmt: skip
-    return floor.under((table for table in made if len(table.frame)), TIMED, rows)
+    return floor.under((held.noted(table) for table in made if len(table.frame)), TIMED, rows)
 
 
 def methods(rows: pd.DataFrame) -> pd.DataFrame:
@@ -182,12 +182,9 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per method and batch."""
     out = []
     costs = rows[rows["phase"] == "cost"]
-    whole = not costs.empty and bool(costs["allocated"].notna().any())  # on a GPU
     for row in costs.to_dict("records"):
-        held = {
-            "with weights": numbers.size(row["allocated"]),
-            "with weights over classic": numbers.plain(row["over_classic_allocated"]),
-        }
+        whole = held.shown(row, costs)
+        over = numbers.plain(row["over_classic_allocated"])
         spent = (row["step"], row["step_lo"], row["step_hi"])
         out.append({
             "cell": row["cell"],
@@ -200,7 +197,8 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
             "FLOPs over classic": numbers.plain(row["over_classic_flops"]),
             "memory": numbers.size(row["memory"]),
             "memory over classic": numbers.plain(row["over_classic_memory"]),
-            **(held if whole else {}),
+            **whole,
+            **({f"{held.WITH_WEIGHTS} over classic": over} if whole else {}),
             "blocks": numbers.plain(row["calls_blocks"]),
         })  # fmt: skip
     return by_cell(out)
@@ -221,7 +219,8 @@ def stages(rows: pd.DataFrame) -> pd.DataFrame:
 def walks(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per method."""
     out = []
-    for row in rows[rows["phase"] == "walk"].to_dict("records"):
+    asked = rows[rows["phase"] == "walk"]
+    for row in asked.to_dict("records"):
         each = {
             title: f"{row[f'count_{kind}']:g} x {numbers.seconds(row[f'kind_{kind}'])}"
             for kind, title in KINDS.items()
@@ -237,6 +236,7 @@ def walks(rows: pd.DataFrame) -> pd.DataFrame:
             "over unsteered": numbers.of(row, "over_unsteered"),
             "FLOPs over unsteered": numbers.plain(row["over_unsteered_flops"]),
             "memory": numbers.size(row["memory"]),
+            **held.shown(row, asked),
         })  # fmt: skip
     return by_cell(out).fillna(numbers.MISSING)
 
