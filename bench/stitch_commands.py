@@ -1,6 +1,7 @@
 """stitchbench stitch: making a StitchVM, and its learned rivals, in a world."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +128,39 @@ def search(  # noqa: PLR0913 - one for each option
     click.echo(f"in {folder}")
 
 
+def trains(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that is given a workshop, and the options that say where and from what."""
+
+    @functools.wraps(command)
+    def given(  # noqa: PLR0913 - one for each option
+        world: str,
+        *,
+        images: int,
+        pictures: str | None,
+        threads: int,
+        device: str | None,
+        micro: int | None,
+        out: Path | None,
+        **rest: Any,
+    ) -> None:
+        import torch  # noqa: PLC0415 - slow to import
+
+        from bench.datasets.hub import images_of  # noqa: PLC0415
+        from bench.stitching import Workshop  # noqa: PLC0415
+        from bench.worlds import named  # noqa: PLC0415
+        from stitchvm.workers import workers  # noqa: PLC0415
+
+        torch.set_num_threads(threads)
+        together = workers()  # first of all: it says which GPU is this process's
+        made = named(world, device)
+        of, where = images_of(made, pictures), _where(world, out)
+        command(Workshop(made, where, of, images, workers=together, micro=micro), **rest)
+
+    for option in (out, micro, bf16, device, threads, pictures, images, batch):
+        given = option(given)
+    return given
+
+
 @stitch.command(
     epilog="Example: stitchbench stitch tune shapes --reward clip --arm stitched --arm vae_stitch"
 )
@@ -135,30 +169,17 @@ def search(  # noqa: PLR0913 - one for each option
 @arms
 @picks
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True)
-@batch
-@images
-@pictures
-@threads
-@device
-@bf16
-@micro
-@out
 @careful
+@trains
 def tune(  # noqa: PLR0913 - one for each option
-    world: str,
+    shop: Any,
     *,
     rewards: tuple[str, ...],
     arms: tuple[str, ...],
     chosen: str,
     steps: int,
     batch: int,
-    images: int,
-    pictures: str | None,
-    threads: int,
-    device: str | None,
     bf16: bool,
-    micro: int | None,
-    out: Path | None,
 ) -> None:
     """Try four learning rates for every reward and arm, side by side, and keep what they came to.
 
@@ -168,9 +189,6 @@ def tune(  # noqa: PLR0913 - one for each option
     from bench.stitching import Job  # noqa: PLC0415
     from stitchvm.distill import Recipe  # noqa: PLC0415
 
-    shop = _workshop(
-        world, out, count=images, pictures=pictures, threads=threads, device=device, micro=micro
-    )
     jobs = [Job(r, arm, chosen) for r in rewards for arm in arms if not ARMS[arm].rates]
     _tell(shop.tune(jobs, Recipe(steps=steps, batch=batch, bf16=bf16), steps=steps), shop)
     for job in jobs if shop.workers.first else ():
@@ -199,17 +217,10 @@ def tune(  # noqa: PLR0913 - one for each option
 @click.option(
     "--average", type=click.FloatRange(0, min_open=True), help="Half-life of averaged weights."
 )
-@batch
-@images
-@pictures
-@threads
-@device
-@bf16
-@micro
-@out
 @careful
+@trains
 def train(  # noqa: PLR0913 - one for each option
-    world: str,
+    shop: Any,
     *,
     rewards: tuple[str, ...],
     arms: tuple[str, ...],
@@ -219,13 +230,7 @@ def train(  # noqa: PLR0913 - one for each option
     rate: float | None,
     average: float | None,
     batch: int,
-    images: int,
-    pictures: str | None,
-    threads: int,
-    device: str | None,
     bf16: bool,
-    micro: int | None,
-    out: Path | None,
 ) -> None:
     """Finetune from a pick of the search; killed, the same command goes on.
 
@@ -236,9 +241,6 @@ def train(  # noqa: PLR0913 - one for each option
     from bench.stitching import Job  # noqa: PLC0415
     from stitchvm.distill import Recipe  # noqa: PLC0415
 
-    shop = _workshop(
-        world, out, count=images, pictures=pictures, threads=threads, device=device, micro=micro
-    )
     jobs = [Job(reward, arm, chosen) for reward in rewards for arm in arms]
     recipe = Recipe(steps=steps, batch=batch, average=average, bf16=bf16)
     _tell(shop.train(jobs, recipe, keep, rate), shop)
@@ -262,6 +264,7 @@ def train(  # noqa: PLR0913 - one for each option
 @click.option("--images", type=click.IntRange(2), default=500, show_default=True, help="Held out.")
 @click.option("--rounds", type=click.IntRange(2), default=20, show_default=True, help="Timed.")
 @threads
+@device
 @careful
 def evaluate(
     world: str,
@@ -272,6 +275,7 @@ def evaluate(
     images: int,
     rounds: int,
     threads: int,
+    device: str | None,
 ) -> None:
     """Errors of a trained model on held-out images, and its cost, beside Tweedie's."""
     import torch  # noqa: PLC0415 - slow to import
@@ -283,7 +287,7 @@ def evaluate(
     from bench.worlds import named  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    made = named(world)
+    made = named(world, device)
     of = made.reward(reward)
     found = ESTIMATORS[estimator](made, of, model=model)
     names = ("model", "tweedie", "constant")
@@ -296,7 +300,7 @@ def evaluate(
     for level in appraisal.accuracy(made, of, found, images):
         shown = "".join(f"{interval(*level.errors[name][:3]):24}" for name in names)
         click.echo(f"{level.sigma:<7g}{shown}{interval(*level.gained[:3])}")
-    clock = clock_of(torch.device("cpu"))
+    clock = clock_of(next(iter(made.backbone.state_dict().values())).device)
     for cost in appraisal.costs(made, of, found, clock, rounds=rounds):
         click.echo(
             f"{cost.what}, batch {cost.batch}: {interval(*cost.ratio[:3])} times the seconds of "
@@ -314,30 +318,6 @@ def export(folder: Path, to: Path) -> None:
 
     rounded(folder, to)
     click.echo(f"in {to}")
-
-
-def _workshop(
-    world: str,
-    out: Path | None,
-    *,
-    count: int,
-    pictures: str | None,
-    threads: int,
-    device: str | None,
-    micro: int | None,
-) -> Any:
-    import torch  # noqa: PLC0415
-
-    from bench.datasets.hub import images_of  # noqa: PLC0415
-    from bench.stitching import Workshop  # noqa: PLC0415
-    from bench.worlds import named  # noqa: PLC0415
-    from stitchvm.workers import workers  # noqa: PLC0415
-
-    torch.set_num_threads(threads)
-    together = workers()  # first of all: it says which GPU is this process's
-    made = named(world, device)
-    images = images_of(made, pictures)
-    return Workshop(made, _where(world, out), images, count, workers=together, micro=micro)
 
 
 def _tell(told: Iterable[Any], shop: Any) -> None:

@@ -9,10 +9,12 @@ from baselines import ESTIMATORS
 from bench import appraisal
 from bench.cli import cli
 from bench.stitch_commands import KINDS
+from stitchvm.backbone import NULL
 from stitchvm.calibrate import exchanged
 from stitchvm.path import noise
 from stitchvm.streams import Streams
 from stitchvm.value import Target
+from stitchvm.world import Shown
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,28 @@ def test_errors_are_those_of_one_image_at_a_time(posterior, world, monkeypatch):
     assert level.errors["constant"].mean == pytest.approx(np.sqrt(np.mean(np.square(bar))))
     assert level.errors["model"] == level.errors["tweedie"]  # which it is
     assert level.gained[:3] == (0, 0, 0)
+
+
+def test_images_without_prompts_are_judged_under_the_worlds(world, model, monkeypatch):
+    monkeypatch.setattr(appraisal, "CHECKED", 5)
+    monkeypatch.setattr(appraisal, "AT_ONCE", 3)
+    reward, images = world.reward("quadratic"), world.images
+
+    def bare(split, count):
+        for shown in images(split, count):
+            for x in shown.x_0.split(4):
+                yield Shown(x, [NULL] * len(x))
+
+    monkeypatch.setattr(world, "images", bare)
+    (level,) = appraisal.accuracy(world, reward, model, 12, (0.5,))
+    z_0 = world.backbone.encode(torch.cat([part.x_0 for part in bare("held", 17)])[5:])
+    c = [world.prompts[k % len(world.prompts)] for k in range(12)]
+    z_t = noise(z_0, torch.tensor(0.5).to(z_0), Streams.of(0, "evaluation", rows=12).normal(z_0))
+    off = model(z_t, torch.tensor(0.5).to(z_0), c) - reward(world.backbone.decode(z_0), c)
+    assert level.errors["model"].mean == pytest.approx(off.square().mean().sqrt().item())
+    own = ESTIMATORS["tweedie"](world, reward, posterior="prompt")
+    with pytest.raises(ValueError, match="expected held-out images with prompts for a model that"):
+        next(appraisal.accuracy(world, reward, own, 12, (0.5,)))
 
 
 def test_every_image_gets_the_prompt_of_another():
