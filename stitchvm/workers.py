@@ -7,9 +7,12 @@ rounding, however many there are.
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor
+
+PATIENCE = timedelta(days=1)  # while one searches, the others wait
 
 
 @dataclass(frozen=True)
@@ -76,5 +79,5 @@ def workers() -> Workers:
         return ALONE
     from accelerate import PartialState  # noqa: PLC0415 - slow to import
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
     return Launched(state.process_index, state.num_processes)
