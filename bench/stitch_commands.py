@@ -152,6 +152,8 @@ def trains(command: Callable[..., None]) -> Callable[..., None]:
 
         torch.set_num_threads(threads)
         together = workers()  # first of all: it says which GPU is this process's
+        if together.count > 1 and ":" in (device or ""):
+            raise ValueError(f"expected --device cuda, a GPU for each process, got {device}")
         made = named(world, device)
         of, where = images_of(made, pictures), _where(world, out)
         command(Workshop(made, where, of, images, workers=together, micro=micro), **rest)

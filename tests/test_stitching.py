@@ -35,6 +35,7 @@ from stitchvm.search import Settings, load
 from stitchvm.stitch import Stitched
 from stitchvm.streams import Streams, derive
 from stitchvm.teacher import Rolled
+from stitchvm.workers import Workers
 from stitchvm.world import Shown
 
 RECIPE = Recipe(steps=5, batch=8, rate=1e-3, warmup=2)
@@ -576,6 +577,13 @@ def test_a_folder_of_images_can_be_searched(tmp_path, capsys):
     (tmp_path / "none").mkdir()
     assert run("search", "shapes", *given[:-1], tmp_path / "none") == 2
     assert "expected at least one image (.png, .jpg" in capsys.readouterr().err
+
+
+def test_processes_do_not_share_a_gpu(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("stitchvm.workers.workers", lambda: Workers(1, 2))
+    given = ("shapes", "--reward", "clip", "--device", "cuda:0", "--out", tmp_path)
+    assert run("train", *given) == 2
+    assert "expected --device cuda, a GPU for each process, got cuda:0" in capsys.readouterr().err
 
 
 def test_commands_say_what_is_missing(tmp_path, capsys):
