@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from stitchvm.saved import put
 
@@ -21,7 +22,7 @@ def root() -> Path:
 
 
 def digests(folder: Path, files: Iterable[Path]) -> dict[Path, str]:
-    """SHA-256 of files of a folder; one is read again when its size or time has changed.
+    """SHA-256 of files of a folder; one is read again when its size, times or place have changed.
 
     Args:
         folder: Where they are.
@@ -29,11 +30,10 @@ def digests(folder: Path, files: Iterable[Path]) -> dict[Path, str]:
     """
     place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     known = root() / "digests" / f"{place}.json"
-    before = json.loads(known.read_text()) if known.is_file() else {}
-    now, found = {}, {}
+    now, found, before = {}, {}, _read(known)
     for path in files:
         name, stat = path.relative_to(folder).as_posix(), path.stat()
-        state = [stat.st_size, stat.st_mtime_ns]
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         of, *seen = before.get(name, [""])
         found[path] = of if seen == state else hashlib.sha256(path.read_bytes()).hexdigest()
         now[name] = [found[path], *state]
@@ -44,3 +44,11 @@ def digests(folder: Path, files: Iterable[Path]) -> dict[Path, str]:
         except OSError:  # nobody's work depends on it
             pass
     return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What was remembered; nothing where there is nothing, or only part of it."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stitchvm.distill import Recipe, Record, Student, averaged, distill, last_record
+from stitchvm.distill import CHECKPOINT, Recipe, Record, Student, averaged, distill, last_record
 from stitchvm.saved import put
 from stitchvm.teacher import Lessons
 from stitchvm.workers import ALONE, Workers
@@ -86,8 +86,9 @@ def _begun(wanted: Plain, recipe: Recipe, folder: Path) -> int | None:
     Raises:
         ValueError: if the folder is of another model, recipe or origin.
     """
-    if not (folder / BEGUN).is_file():
-        return None
+    made = (folder / MODEL).is_dir() or (folder / CHECKPOINT).is_file()
+    if not made or not (folder / BEGUN).is_file():
+        return None  # what failed before its first checkpoint binds nobody
     known = json.loads((folder / BEGUN).read_text())
     earlier = Recipe(**known["recipe"])
     if recipe.continues(earlier):

@@ -6,11 +6,10 @@ resized to the backbone's image, bicubic, and the middle is cut out.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,24 +17,13 @@ from PIL import Image, ImageOps
 
 from bench import cache
 from stitchvm.backbone import NULL
-from stitchvm.world import Shown, Split, World
+from stitchvm.world import Batch, Shown, Split, World
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 HELD_EVERY = 10  # one in so many is held out
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # as PIL says so
 AT_ONCE = 64  # images in a batch, if they are small
-PIXELS = 8 * 1024**2  # of a batch: activations of a published VAE take 40 kB a pixel
-
-
-class Batch(NamedTuple):
-    """Images that are read when they are asked for.
-
-    Attributes:
-        rows: Their number.
-        read: Reads them.
-    """
-
-    rows: int
-    read: Callable[[], Shown]
+PIXELS = 8 * 1024**2  # of a batch: activations of a published VAE take 2 to 4 kB a pixel
 
 
 class Images(ABC):
@@ -58,14 +46,9 @@ class Images(ABC):
             count: How many.
         """
 
+    @abstractmethod
     def batches(self, split: Split, count: int) -> Iterator[Batch]:
         """The same batches, for those who do not need them all; arguments as in `shown`."""
-        for shown in self.shown(split, count):
-            yield Batch(len(shown.c), partial(_itself, shown))
-
-
-def _itself(shown: Shown) -> Shown:
-    return shown
 
 
 def at_once(size: tuple[int, int], most: int = AT_ONCE) -> int:
@@ -96,6 +79,10 @@ class WorldImages(Images):
     def shown(self, split: Split, count: int) -> Iterator[Shown]:
         """As the world gives them."""
         return self.world.images(split, count)
+
+    def batches(self, split: Split, count: int) -> Iterator[Batch]:
+        """As the world gives them."""
+        return self.world.batches(split, count)
 
 
 @dataclass(frozen=True)
@@ -197,7 +184,7 @@ def read(path: Path, size: tuple[int, int]) -> torch.Tensor:
     try:
         with Image.open(path) as image:
             return fitted(image, size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         raise ValueError(f"expected an image in {path}, got {error}") from error
 
 
@@ -208,11 +195,14 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
     return torch.from_numpy(np.array(fit)).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def of_world(world: World, folder: Path | None) -> Images:
-    """A world's own images, or a folder's in the size that its backbone decodes to."""
-    if folder is None:
-        return WorldImages(world)
+def size_of(world: World) -> tuple[tuple[int, int], torch.device]:
+    """The size (H, W) of the images that a world's backbone decodes to, and where they are."""
     like = next(iter(world.backbone.state_dict().values()))
     with torch.no_grad():
         x = world.backbone.decode(torch.zeros(1, *world.backbone.latent).to(like))
-    return FolderImages(folder, (x.shape[-2], x.shape[-1]), x.device)
+    return (x.shape[-2], x.shape[-1]), x.device
+
+
+def of_world(world: World, folder: Path | None) -> Images:
+    """A world's own images, or a folder's in the size that its backbone decodes to."""
+    return WorldImages(world) if folder is None else FolderImages(folder, *size_of(world))

@@ -12,21 +12,22 @@ is read into memory at once: of SD 3.5 and CLIP ViT-L an image takes 3.4 MB.
 import json
 import os
 import shutil
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.cell import digest
-from bench.images import Batch, Images, at_once
+from bench.images import Images, at_once
 from bench.report import numbers
 from stitchvm.path import time_grid
 from stitchvm.sample import NU, Sde
@@ -35,14 +36,15 @@ from stitchvm.search import Source
 from stitchvm.streams import Streams, derive
 from stitchvm.teacher import Prepared, Rolled, Rows, rolled
 from stitchvm.workers import ALONE, Workers
-from stitchvm.world import Shown, Split, World
+from stitchvm.world import Batch, Shown, Split, World
 
 Tensors = dict[str, Tensor]
 Make = Callable[[int, Shown], Tensors]  # of a batch whose first image has that place
 About = dict[str, object]
 
-PART = 128  # images in a file, at least
-WHOLE = "whole.json"
+PART = 128  # images in a file, if batches are smaller
+WHOLE, NEW = "whole.json", ".new"
+STALE = 3600.0  # seconds after which nobody still writes a file
 AT_ONCE = 128  # latents decoded together, if they are small
 ENLARGED = 8  # a latent's pixel on each side, in a published VAE
 KERNEL, STEPS = "flow_grpo", 8  # whose rollouts: the sampler that alignment trains with
@@ -136,8 +138,8 @@ class Shelf:
         def walked(first: int, shown: Shown) -> Tensors:
             own = Streams(rng.seeds[first : first + len(shown.c)])
             z = own.child("eps").normal(self._like(len(shown.c)))
-            on_the_way = rolled(sampler, z, times, shown.c, own.child("walk"))
-            return {"z_t": on_the_way[:, 1:-1], "z_0": on_the_way[:, -1]}
+            walk = rolled(sampler, z, times, shown.c, own.child("walk"))
+            return {"z_t": walk[:, 1:-1].flatten(0, 1), "z_0": walk[:, -1]}
 
         walks, c = self._kept("rollouts", about, self.images.batches(split, count), walked)
         of = self._targets({**about, "reward": reward}, reward, self._decoded(walks["z_0"], c))
@@ -183,25 +185,36 @@ class Shelf:
         return torch.empty(rows, *self.world.backbone.latent, device=like.device)
 
     def _kept(self, kind: str, about: About, batches: Iterable[Batch], make: Make) -> Found:
-        """What a folder holds; files that are missing are made."""
-        folder = self.folder / f"{kind}-{digest(about)}"
+        """What a folder holds; files that are missing are made.
+
+        Raises:
+            ValueError: if there is no room for them, or they were divided otherwise.
+        """
+        folder, count = self.folder / f"{kind}-{digest({**about, 'part': PART})}", about["count"]
         if not (folder / WHOLE).is_file():
+            if self.workers.first:
+                _swept(folder)
+            self.workers.wait()
+            names = []
             parts = groupby(_placed(batches), lambda at: at[0] // PART)
-            files = 0
             for k, (_, part) in enumerate(parts):
-                path, files = _file(folder, k), k + 1
+                begun = next(part)
+                path = folder / f"{begun[0]:08d}.safetensors"
+                names.append(path.name)
                 if k % self.workers.count == self.workers.rank and not path.is_file():
-                    _write(path, about, part, make)
+                    _write(path, about, chain([begun], part), make)
             self.workers.wait()
             if self.workers.first:
-                put(folder / WHOLE, json.dumps({"about": about, "files": files}).encode())
+                put(folder / WHOLE, json.dumps({"about": about, "files": names}).encode())
             self.workers.wait()
-        files = json.loads((folder / WHOLE).read_text())["files"]
-        return _read([_file(folder, k) for k in range(files)])
-
-
-def _file(folder: Path, k: int) -> Path:
-    return folder / f"{k:06d}.safetensors"
+        names = json.loads((folder / WHOLE).read_text())["files"]
+        found = _read([folder / name for name in names])
+        if len(found.c) != count:
+            raise ValueError(
+                f"expected {count} images in {folder}, got {len(found.c)}: delete it, and it is "
+                f"made again"
+            )
+        return found
 
 
 def _placed(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
@@ -212,36 +225,62 @@ def _placed(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
         first += batch.rows
 
 
+def _swept(folder: Path) -> None:
+    """Remove what killed processes had half written."""
+    for path in folder.glob(f"*{NEW}"):
+        if time.time() - path.stat().st_mtime > STALE:
+            path.unlink(missing_ok=True)
+
+
 @torch.no_grad()
 def _write(path: Path, about: About, part: Iterable[tuple[int, Batch]], make: Make) -> None:
     """A file of some batches.
 
     Raises:
-        ValueError: if all that follow, if they take as much, would not fit on the disk.
+        ValueError: if there is no room for it and all that are still to come.
     """
-    made, c, last = list[Tensors](), list[str](), 0
+    made, c = list[Tensors](), list[str]()
     for first, batch in part:
-        shown, last = batch.read(), first + batch.rows
+        shown = batch.read()
         made.append({name: x.cpu() for name, x in make(first, shown).items()})
         c += shown.c
     kept = {name: torch.cat([of[name] for of in made]).contiguous() for name in made[0]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    save_file(kept, new, {"about": json.dumps(about), "prompts": json.dumps(c)})
-    os.replace(new, path)
-    needed = path.stat().st_size * (int(f"{about['count']}") - last) // len(c)
+    done = PART * len(list(path.parent.glob("*.safetensors")))
+    each = sum(x.nbytes for x in kept.values()) // len(c)
+    needed = each * max(len(c), int(f"{about['count']}") - done)
     if needed > (free := shutil.disk_usage(path.parent).free):
-        raise ValueError(
-            f"expected {numbers.size(needed)} more in {path.parent}, got {numbers.size(free)}: "
-            f"fewer images take less (--images), another disk may have room (--out)"
-        )
+        raise _no_room(path.parent, f"{numbers.size(needed)} of room", numbers.size(free))
+    new = path.with_name(f"{path.name}.{os.getpid()}{NEW}")
+    try:
+        save_file(kept, new, {"about": json.dumps(about), "prompts": json.dumps(c)})
+        os.replace(new, path)
+    except (OSError, SafetensorError) as error:
+        new.unlink(missing_ok=True)
+        raise _no_room(path.parent, f"to write {path.name}", f"{error}") from error
+
+
+def _no_room(folder: Path, wanted: str, got: str) -> ValueError:
+    return ValueError(
+        f"expected {wanted} in {folder}, got {got}: fewer images take less, and another disk may "
+        f"have room (--out)"
+    )
 
 
 def _read(paths: Sequence[Path]) -> Found:
-    """What files hold."""
+    """What files hold, each of which must begin where the one before it ends.
+
+    Raises:
+        ValueError: if one does not.
+    """
     tensors: dict[str, list[Tensor]] = {}
     c: list[str] = []
     for path in paths:
+        if int(path.stem) != len(c):
+            raise ValueError(
+                f"expected images from {len(c)} on, got {path}: it was divided otherwise; delete "
+                f"its folder, and it is made again"
+            )
         with safe_open(path, "pt") as file:
             for name in file.keys():
                 tensors.setdefault(name, []).append(file.get_tensor(name))

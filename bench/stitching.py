@@ -11,6 +11,7 @@ makes of them.
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +29,7 @@ from bench.prepared import ROLLED, Shelf
 from bench.resolve import UnknownName
 from stitchvm.backbone import Backbone
 from stitchvm.distill import Recipe, Record, Student, distill, held_loss
-from stitchvm.memo import Shared
+from stitchvm.memo import STATES, Shared
 from stitchvm.search import TABLE, Search, Settings, Source, load, search
 from stitchvm.stitch import Stitched
 from stitchvm.teacher import Lessons
@@ -164,8 +165,17 @@ class Workshop:
         return self.root / job.reward / job.name
 
     def search(self, reward: str, trunk: Trunk = "backbone") -> Search:
-        """Stage 1, made where it is missing, by the first process."""
+        """Stage 1: the one that is there, however it was made; else one as published.
+
+        Raises:
+            ValueError: if that there is of something else.
+        """
         folder = self.root / reward / f"search-{trunk}"
+        if (folder / TABLE).is_file():
+            known = load(folder)
+            of = self._searched(reward, trunk)
+            same("a search", of, {key: known.about.get(key) for key in of}, folder)
+            return known
         made = partial(
             find, self.world, reward, folder, Settings(), trunk=trunk, images=self.images
         )
@@ -173,6 +183,11 @@ class Workshop:
             found = made()
         self.workers.wait()
         return found if self.workers.first else made()
+
+    def _searched(self, reward: str, trunk: Trunk) -> dict[str, object]:
+        """What a search must be of."""
+        of = {"world": self.world.digest, "images": self.images.digest}
+        return {**of, "reward": reward, "trunk": trunk}
 
     def begin(self, job: Job, backbone: Backbone | None = None) -> Student:
         """An estimator before it is trained.
@@ -259,7 +274,7 @@ class Workshop:
         jobs = [job for job in jobs if not self._tried(job, abouts[job])]
         if not jobs:
             return
-        backbone = Shared(self.world.backbone)
+        backbone = self._shared(recipe)
         tried = [(job, rate) for job in jobs for rate in rates]
         students = [self.begin(job, backbone) for job, _ in tried]
         recipes = [
@@ -275,7 +290,8 @@ class Workshop:
                 yield Told(job, record)
         held = self.data([job for job, _ in tried], "held", self.checked)
         losses = [
-            held_loss(*given, self.workers) for given in zip(students, held, recipes, strict=True)
+            held_loss(*given, workers=self.workers, micro=self.micro)
+            for given in zip(students, held, recipes, strict=True)
         ]
         for job in jobs if self.workers.first else ():
             of = [
@@ -286,6 +302,16 @@ class Workshop:
             self.folder(job).mkdir(parents=True, exist_ok=True)
             put_json(self.folder(job) / TRIALS, {"about": abouts[job], "trials": of})
         self.workers.wait()
+
+    def _shared(self, recipe: Recipe) -> Shared:
+        """The backbone, whose work on a batch all that train side by side take from each other.
+
+        Raises:
+            ValueError: if processes cannot share the batch.
+        """
+        share = self.workers.share(recipe.batch)
+        parts = math.ceil((share.stop - share.start) / (self.micro or recipe.batch))
+        return Shared(self.world.backbone, max(STATES, parts))
 
     def _tried(self, job: Job, about: dict[str, object]) -> bool:
         """Whether rates were tried for an estimator.
@@ -361,7 +387,7 @@ class Workshop:
         Raises:
             ValueError: if a folder is of another recipe.
         """
-        backbone = Shared(self.world.backbone)
+        backbone = self._shared(recipe)
         students = [self.begin(job, backbone) for job in jobs]
         runs = []
         for job, student, data in zip(

@@ -146,15 +146,29 @@ def losses(
 
 
 @torch.no_grad()
-def held_loss(student: Student, data: Lessons, recipe: Recipe, workers: Workers = ALONE) -> float:
-    """The loss on images that nothing is trained on, each once, at times and noise of its own."""
+def held_loss(
+    student: Student,
+    data: Lessons,
+    recipe: Recipe,
+    *,
+    workers: Workers = ALONE,
+    micro: int | None = None,
+) -> float:
+    """The loss on images that nothing is trained on, each once, at times and noise of its own.
+
+    Arguments as in `distill`.
+    """
+    each = micro or recipe.batch
+    batches = [data.c[k : k + recipe.batch] for k in range(0, len(data.c), recipe.batch)]
+    prompts = [text for batch in batches for text in _shown(student, batch)]
     rng = torch.Generator().manual_seed(derive(recipe.seed, "held loss"))
     z_t, t = data.noisy(torch.arange(len(data.c)), recipe.draw, rng)
     like, total = next(iter(student.reward.parameters())), 0.0
-    for first in range(workers.rank * recipe.batch, len(z_t), workers.count * recipe.batch):
-        rows = slice(first, first + recipe.batch)
-        c = _shown(student, data.c[rows])
-        found = student.features(z_t[rows].to(like.device), t[rows].to(like.device), c)
+    for first in range(workers.rank * each, len(z_t), workers.count * each):
+        rows = slice(first, first + each)
+        c = prompts[rows]
+        with torch.autocast(like.device.type, torch.bfloat16, enabled=recipe.bf16):
+            found = student.features(z_t[rows].to(like.device), t[rows].to(like.device), c)
         target = Features(data.tokens[rows].to(like), data.embedding[rows].to(like))
         terms = losses(student, found, target, c, recipe)
         total += len(c) * sum(term.item() for term in terms.values())

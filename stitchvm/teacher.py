@@ -6,7 +6,7 @@ A noisy latent comes from a clean one by noise, or, for the value under a sample
 rollouts, which ended in a clean one.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -97,7 +97,7 @@ class Rolled(NamedTuple):
     """Rollouts of a sampler, and what their ends are to stage 2.
 
     Attributes:
-        z_t: Where each was on its way, (n, k, *latent).
+        z_t: Where each was on its way, (n k, *latent): k points of a rollout, then of the next.
         t: When, the same for all, (k,).
         tokens: What the frozen reward's last block makes of the image each ended in, (n, L, D).
         embedding: And its embedding, (n, D').
@@ -114,7 +114,7 @@ class Rolled(NamedTuple):
         """A point of each rollout, all of its times alike: the sampler's, not the given ones."""
         del times
         at = torch.randint(len(self.t), (len(rows),), generator=rng)
-        z_t = self.z_t[rows][torch.arange(len(rows)), at]
+        z_t = self.z_t[rows * len(self.t) + at]
         return Noisy(z_t, self.t[at].to(z_t))
 
 
@@ -139,36 +139,19 @@ def prepare(
     Raises:
         ValueError: if there are no images, or not a prompt for each.
     """
-    shown = list(images)
-    z_0 = encoded(backbone, shown)
-    if source == "latents":
-        shown = list(decoded(backbone, z_0, len(shown[0])))
-    tokens, embedding = targets(reward, shown)
-    c = [NULL] * len(z_0) if c is None else c
-    if len(c) != len(z_0):
-        raise ValueError(f"expected {len(z_0)} prompts, one per image, got {len(c)}")
-    return Prepared(z_0, tokens, embedding, c)
-
-
-@torch.no_grad()
-def encoded(backbone: Backbone, images: Iterable[Tensor]) -> Tensor:
-    """Latents of clean images, (n, *latent), on the CPU.
-
-    Raises:
-        ValueError: if there are no images.
-    """
-    parts = [backbone.encode(x_0).cpu() for x_0 in images]
-    if not parts:
+    z_0, tokens, embedding = [], [], []
+    for x_0 in images:
+        z_0.append(backbone.encode(x_0))
+        seen = reward.features(backbone.decode(z_0[-1]) if source == "latents" else x_0)
+        tokens.append(seen.tokens)
+        embedding.append(seen.embedding)
+    if not z_0:
         raise ValueError("expected at least one image, got none")
-    return torch.cat(parts)
-
-
-@torch.no_grad()
-def targets(reward: Reward, images: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """What a frozen reward makes of clean images: tokens (n, L, D) and embeddings (n, D')."""
-    parts = [reward.features(x) for x in images]
-    tokens, embedding = ([x.cpu() for x in kind] for kind in list(zip(*parts, strict=True))[:2])
-    return torch.cat(tokens), torch.cat(embedding)
+    latents, *of = (torch.cat(parts).cpu() for parts in (z_0, tokens, embedding))
+    c = [NULL] * len(latents) if c is None else c
+    if len(c) != len(latents):
+        raise ValueError(f"expected {len(latents)} prompts, one per image, got {len(c)}")
+    return Prepared(latents, of[0], of[1], c)
 
 
 @torch.no_grad()
@@ -180,9 +163,3 @@ def rolled(
     Arguments as in `stitchvm.sample.trajectory`.
     """
     return torch.stack([at.z_t.cpu() for at in trajectory(sampler, z, times, c, rng)], dim=1)
-
-
-def decoded(backbone: Backbone, z_0: Tensor, batch: int) -> Iterator[Tensor]:
-    """Images of latents, in batches, where the backbone is."""
-    device = next(iter(backbone.state_dict().values())).device
-    return (backbone.decode(z.to(device)) for z in z_0.split(batch))

@@ -5,6 +5,7 @@ What a value estimator is built in and judged in: every `build` of `baselines` t
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -45,6 +46,22 @@ class Drawn(NamedTuple):
 
     seen: Tensor
     reward: Tensor
+
+
+class Batch(NamedTuple):
+    """Clean images that are read when they are asked for.
+
+    Attributes:
+        rows: Their number.
+        read: Reads them.
+    """
+
+    rows: int
+    read: Callable[[], Shown]
+
+
+def _itself(shown: Shown) -> Shown:
+    return shown
 
 
 class World(ABC):
@@ -98,6 +115,11 @@ class World(ABC):
             count: How many; they come in batches.
         """
 
+    def batches(self, split: Split, count: int) -> Iterator[Batch]:
+        """The same, for those who do not need them all; arguments as in `images`."""
+        for shown in self.images(split, count):
+            yield Batch(len(shown.c), partial(_itself, shown))
+
     def admit(self, c: Prompts) -> None:
         """Refuse prompts that the world has no data of.
 
@@ -135,7 +157,10 @@ class World(ABC):
         raise ValueError(f"expected a world whose generator can be trained, got {self.name!r}")
 
     def called(self, reward: Reward) -> str | None:
-        """The name of a reward that it gave before; None for one that is not its own."""
+        """The name of a reward that it gave before; None for one that is not its own.
+
+        A world that makes a reward anew whenever asked knows none of them.
+        """
         return next((name for name in self.rewards if self.reward(name) is reward), None)
 
     def trained(self, reward: str) -> dict[str, Path]:

@@ -24,17 +24,22 @@ def test_a_file_is_read_again_when_it_changed(monkeypatch, tmp_path):
     for path in files:
         path.write_bytes(b"same")
     read, inside = [], Path.read_bytes
+    old = files[1].stat().st_mtime_ns
     monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path), inside(path))[1])
     first = cache.digests(folder, files)
     assert len(set(first.values())) == 1
     assert cache.digests(folder, files) == first
     assert read == files
     files[1].write_bytes(b"more")
-    os.utime(files[1], ns=(1, 1))
+    os.utime(files[1], ns=(old, old))  # as old and as large as what it replaces
     changed = cache.digests(folder, files)
     assert (changed[files[0]], changed[files[1]]) != (first[files[0]], first[files[1]])
     assert read == [*files, files[1]]
     assert cache.digests(folder, files[:1]) == {files[0]: first[files[0]]}
+    (torn,) = (tmp_path / "cache" / "digests").iterdir()
+    for bad in ("", "[1]", torn.read_text()[:-9]):
+        torn.write_text(bad)
+        assert cache.digests(folder, files) == changed
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch, tmp_path):

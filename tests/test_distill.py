@@ -285,10 +285,12 @@ def test_two_processes_train_as_one_does(loss, world, interfaces, data, tmp_path
     records = list(distill(alone, data, recipe))
     held = held_loss(alone, data, recipe)
 
+    models = [student(world, interfaces) for _ in range(2)]  # a layer seeds all threads at once
+
     def work(worker):
-        model, folder = student(world, interfaces), tmp_path / f"{worker.rank}"
+        model, folder = models[worker.rank], tmp_path / f"{worker.rank}"
         made = list(distill(model, data, recipe, folder, workers=worker))
-        return model, made, held_loss(model, data, recipe, worker)
+        return model, made, held_loss(model, data, recipe, workers=worker)
 
     (first, made, judged), (second, others, _) = both(work)
     assert made == others

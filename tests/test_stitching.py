@@ -21,7 +21,7 @@ from baselines.vae_stitch import Latent, VaeStitched
 from bench import finetuning, prepared, stitching
 from bench.arms import ARMS, Given
 from bench.cli import main
-from bench.images import Batch, WorldImages, of_world
+from bench.images import WorldImages, of_world
 from bench.prepared import Shelf
 from bench.stitch_commands import ARM_NAMES
 from bench.stitching import Job, Workshop
@@ -36,7 +36,7 @@ from stitchvm.stitch import Stitched
 from stitchvm.streams import Streams, derive
 from stitchvm.teacher import Rolled
 from stitchvm.workers import Workers
-from stitchvm.world import Shown
+from stitchvm.world import Batch, Shown
 
 RECIPE = Recipe(steps=5, batch=8, rate=1e-3, warmup=2)
 
@@ -180,16 +180,37 @@ def one_by_one(images, split, count):
             yield Batch(1, lambda one=one: one)
 
 
-def test_a_disk_without_room_for_all_is_refused_after_the_first_file(copied, monkeypatch):
+def test_a_disk_without_room_for_all_is_refused(copied, monkeypatch):
     shelf = Shelf(copied.world, copied.images, copied.root / "full")
     monkeypatch.setattr(prepared, "PART", 8)
     monkeypatch.setattr(
         type(copied.images), "batches", lambda *given: one_by_one(copied.images, *given[1:])
     )
     monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10_000))
-    with pytest.raises(ValueError, match=r"expected \d+ kB more in .*, got 10 kB: fewer images"):
+    with pytest.raises(ValueError, match=r"expected \d+ kB of room in .*, got 10 kB: fewer"):
         shelf.get("clip", 40)
-    assert len(list((copied.root / "full").glob("*/*.safetensors"))) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(prepared, "save_file", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(ValueError, match=r"expected to write 00000000\.\w+ in .*, got full"):
+        shelf.get("clip", 40)
+    assert not list((copied.root / "full").glob("*/*"))
+
+
+def test_files_that_were_divided_otherwise_are_refused(copied):
+    shelf = Shelf(copied.world, copied.images, copied.root / "parts")
+    whole = shelf.get("clip", 40)
+    (folder,) = (copied.root / "parts").glob("latents-*")
+    (file,) = folder.glob("*.safetensors")
+    file.rename(folder / "00000008.safetensors")
+    (folder / "whole.json").unlink()
+    again = shelf.get("clip", 40)  # made again, and what nobody lists is not read
+    assert torch.equal(again.z_0[:], whole.z_0[:])
+    (folder / "whole.json").write_text(json.dumps({"files": ["00000008.safetensors"]}))
+    with pytest.raises(ValueError, match="expected images from 0 on, got .*00000008.safetensors"):
+        shelf.get("clip", 40)
+    (folder / "whole.json").write_text(json.dumps({"files": []}))
+    with pytest.raises(ValueError, match="expected 40 images in .*, got 0: delete it"):
+        shelf.get("clip", 40)
 
 
 def test_two_processes_prepare_and_train_together(copied, monkeypatch):
@@ -260,7 +281,7 @@ def test_rollouts_are_the_samplers_own(copied, monkeypatch):
     shelf = Shelf(copied.world, copied.images, copied.root / "prepared")
     found = shelf.rollouts("aesthetic", 6)
     assert found.t.tolist() == [k / 8 for k in range(7, 0, -1)]
-    walked = found.z_t[:]
+    walked = found.z_t[:].unflatten(0, (6, 7))
     assert walked.shape == (6, 7, *copied.world.backbone.latent)
     sampler = Sde(copied.world.backbone.velocity, NU["flow_grpo"])
     step = sampler.transition(walked[:, 2], found.t[2], found.t[3], found.c)
@@ -282,7 +303,7 @@ def test_rollouts_are_the_samplers_own(copied, monkeypatch):
     ).all()
     monkeypatch.setattr(prepared, "rolled", lambda *_: pytest.fail("rolled out again"))
     again = shelf.rollouts("aesthetic", 6)
-    assert torch.equal(again.z_t[:], walked)
+    assert torch.equal(again.z_t[:], found.z_t[:])
     assert shelf.rollouts("clip", 6).embedding[:].shape == found.embedding[:].shape
 
 

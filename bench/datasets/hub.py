@@ -7,18 +7,28 @@ branch may hold other images tomorrow.  Needs the package `datasets`.
 import hashlib
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.images import HELD_EVERY, FolderImages, Images, at_once, fitted, of_world
+from bench.images import (
+    BROKEN,
+    HELD_EVERY,
+    FolderImages,
+    Images,
+    at_once,
+    fitted,
+    of_world,
+    size_of,
+)
 from stitchvm.backbone import NULL
 from stitchvm.models.refusals import from_the_hub
-from stitchvm.world import Shown, Split, World
+from stitchvm.world import Batch, Shown, Split, World
 
 PREFIX = "hub:"
 ADDRESS = re.compile(
@@ -63,34 +73,43 @@ class HubImages(Images):
         Raises:
             ValueError: if it has fewer, one is broken, or the hub does not give them.
         """
-        part: list[torch.Tensor] = []
+        return (batch.read() for batch in self.batches(split, count))
+
+    def batches(self, split: Split, count: int) -> Iterator[Batch]:
+        """The same, decoded when they are asked for.
+
+        Raises:
+            ValueError: as `shown`.
+        """
+        part: list[tuple[int, dict[str, Any]]] = []
         seen, each = 0, at_once(self.size)
-        for x in self._taken(split, count):
-            part.append(x)
+        rows = (kept for kept in enumerate(self._rows()) if _held(kept[0]) == (split == "held"))
+        for row in islice(rows, count):
+            part.append(row)
             seen += 1
             if len(part) == each or seen == count:
-                yield Shown(torch.stack(part).to(self.device), [NULL] * len(part))
+                yield Batch(len(part), partial(self._decoded, part))
                 part = []
         if seen < count:
             raise ValueError(
                 f"expected {count} images for {split!r} in {self.address}, got {seen}"
             )
 
-    def _taken(self, split: Split, count: int) -> Iterator[torch.Tensor]:
-        """As many of a split as there are, one by one."""
-        decode = _package(self.address).Image().decode_example
-        rows = (kept for kept in enumerate(self._rows()) if _held(kept[0]) == (split == "held"))
-        for k, row in islice(rows, count):
-            if COLUMN not in row:
-                raise ValueError(
-                    f"expected a column {COLUMN!r} in {self.address}, got {', '.join(sorted(row))}"
-                )
-            try:
-                yield fitted(decode(row[COLUMN]), self.size)
-            except (OSError, SyntaxError) as error:
-                raise ValueError(
-                    f"expected an image in row {k} of {self.address}, got {error}"
-                ) from error
+    def _decoded(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> Shown:
+        x_0 = torch.stack([self._image(*row) for row in rows])
+        return Shown(x_0.to(self.device), [NULL] * len(rows))
+
+    def _image(self, k: int, row: dict[str, Any]) -> torch.Tensor:
+        if COLUMN not in row:
+            raise ValueError(
+                f"expected a column {COLUMN!r} in {self.address}, got {', '.join(sorted(row))}"
+            )
+        try:
+            return fitted(_package(self.address).Image().decode_example(row[COLUMN]), self.size)
+        except BROKEN as error:
+            raise ValueError(
+                f"expected an image in row {k} of {self.address}, got {error}"
+            ) from error
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """Rows of the whole data set, their images as they are stored."""
@@ -141,5 +160,4 @@ def images_of(world: World, source: str | None) -> Images:
     """A world's own images, or others in the size of those."""
     if source is None or not source.startswith(PREFIX):
         return of_world(world, None if source is None else Path(source))
-    x = next(world.images("held", 1)).x_0
-    return HubImages(source, (x.shape[-2], x.shape[-1]), x.device)
+    return HubImages(source, *size_of(world))

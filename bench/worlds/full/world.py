@@ -24,7 +24,7 @@ from stitchvm.models.pipeline import PipelineBackbone
 from stitchvm.reward import Reward
 from stitchvm.streams import Streams, derive
 from stitchvm.value import Target, ValueEstimator
-from stitchvm.world import Certainty, Finish, Shown, Split, World
+from stitchvm.world import Batch, Certainty, Finish, Shown, Split, World
 
 PROMPTS = (
     "a red cube on top of a blue sphere",
@@ -266,6 +266,11 @@ class FullWorld(World):
         if not path.is_file():
             raise FileNotFoundError(f"expected a list of prompts at {path}, found no file")
         return path
+
+    def batches(self, split: Split, count: int) -> Iterator[Batch]:
+        """The same; pictures of the folder are read when they are asked for."""
+        folder = self._folder()
+        return super().batches(split, count) if folder is None else folder.batches(split, count)
 
     def training(self, count: int) -> tuple[str, ...]:
         """The first prompts of its list but for those it is judged by; invented ones without.
