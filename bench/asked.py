@@ -23,7 +23,7 @@ from torch import Tensor
 
 import baselines
 from bench.algorithms import Algorithm, Guide, Unsteered
-from bench.cell import FOLDERS, Spec
+from bench.cell import PATHS, Spec
 from bench.images import WorldImages
 from bench.meter import Calls
 from bench.part import Part
@@ -48,7 +48,7 @@ from stitchvm.world import World
 GUIDED, UNSTEERED, SAMPLE = "guided", "unsteered", "sample"
 VALUE, GRADIENT, ITERATION, PUBLISHED = "value", "gradient", "iteration", "published"
 META, SIGMA = "meta", 0.5
-NOTHING_READ = {"weights": "random"} | dict.fromkeys(FOLDERS)
+NOTHING_READ = {"weights": "random"} | dict.fromkeys(PATHS)
 NOWHERE = Path("nowhere")  # of checkpoints, which nobody writes
 
 

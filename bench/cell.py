@@ -19,7 +19,7 @@ from bench.protocols import AnyProtocol
 Task = Literal["value", "robustness", "interface", "cost", "align", "train"]
 
 SCHEMA = 1  # of specifications and records; a change of meaning is a new number
-FOLDERS = ("pictures", "models", "sets", "training")  # and files, that a world of ours reads
+PATHS = ("pictures", "models", "sets", "training")  # that a world of ours reads
 SUFFIXES = {".py", ".txt", ".jsonl"}  # of users' files
 LATER: dict[str, Any] = {
     "algorithm": None,
@@ -80,7 +80,7 @@ def identity(spec: dict[str, Any]) -> str:
 
 def _read(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a world of ours without the paths of what it reads."""
-    kept = {name: value for name, value in settings.items() if name not in FOLDERS}
+    kept = {name: value for name, value in settings.items() if name not in PATHS}
     if "weights" in kept and kept["weights"] not in {"random", "hub"}:
         kept["weights"] = "copies"
     return kept

@@ -22,11 +22,8 @@ from bench.worlds import full
 LESS = "smaller pictures take less: --world WORLD,side=512"
 SIDE = 4096  # of the matrices by whose product a GPU's rate is measured
 PRODUCTS = 20
-QUICKLY = (
-    "align",
-    "value",
-    "cost",
-)  # a whole sample, or an iteration of training, takes minutes to count
+# A whole sample, or an iteration of training, takes minutes to count.
+QUICKLY = ("align", "value", "cost")
 
 
 class Room(NamedTuple):

@@ -162,7 +162,7 @@ def _cell(
         reward=reward,
         estimator=estimator,
         protocol=protocol,
-        prompts=digest(built.prompts),
+        prompts=digest([*built.prompts, *_lessons(suite.task, built)]),
         algorithm=algorithm,
         **shared,
     )
@@ -173,6 +173,11 @@ def _cell(
         coordinates[name] = str(getattr(protocol, name))
     coordinates["variant"] = ""
     return Cell(spec=spec, suite=suite.name, coordinates=coordinates, quick=quick)
+
+
+def _lessons(task: str, world: "World") -> list[str]:
+    """Which prompts a training learns from, where the world's digest does not say."""
+    return [world.lessons] if task == "train" and world.lessons is not None else []
 
 
 def _built(world: Part, worlds: dict[str, "World"]) -> "World":

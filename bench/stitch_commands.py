@@ -109,10 +109,15 @@ def search(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Fit every pair of blocks (i, j) in one pass; print the losses and keep the picks."""
     from bench.datasets.hub import images_of  # noqa: PLC0415 - slow to import
+    from bench.run import check_device  # noqa: PLC0415
     from bench.stitching import find  # noqa: PLC0415
     from bench.worlds import named  # noqa: PLC0415
     from stitchvm.search import Settings  # noqa: PLC0415
+    from stitchvm.workers import workers  # noqa: PLC0415
 
+    check_device(device or "cpu")
+    if (count := workers().count) > 1:
+        raise ValueError(f"expected one process for a search, got {count}: train shares its work")
     folder = _where(world, out) / reward / f"search-{trunk}"
     settings = Settings(source=source, ridge=ridge, seed=seed)
     made = named(world, device)
@@ -146,15 +151,17 @@ def trains(command: Callable[..., None]) -> Callable[..., None]:
         import torch  # noqa: PLC0415 - slow to import
 
         from bench.datasets.hub import images_of  # noqa: PLC0415
+        from bench.run import check_device  # noqa: PLC0415
         from bench.stitching import Workshop  # noqa: PLC0415
         from bench.worlds import named  # noqa: PLC0415
         from stitchvm.workers import workers  # noqa: PLC0415
 
         torch.set_num_threads(threads)
         together = workers()  # first of all: it says which GPU is this process's
-        if together.count > 1 and ":" in (device or ""):
-            raise ValueError(f"expected --device cuda, a GPU for each process, got {device}")
+        check_device(device or "cpu")
         made = named(world, device)
+        if together.count > 1:
+            together.expect(next(iter(made.backbone.state_dict().values())).device)
         of, where = images_of(made, pictures), _where(world, out)
         command(Workshop(made, where, of, images, workers=together, micro=micro), **rest)
 
@@ -286,9 +293,11 @@ def evaluate(
     from bench import appraisal  # noqa: PLC0415
     from bench.interleaved import clock_of  # noqa: PLC0415
     from bench.report.numbers import interval, plain  # noqa: PLC0415
+    from bench.run import check_device  # noqa: PLC0415
     from bench.worlds import named  # noqa: PLC0415
 
     torch.set_num_threads(threads)
+    check_device(device or "cpu")
     made = named(world, device)
     of = made.reward(reward)
     found = ESTIMATORS[estimator](made, of, model=model)

@@ -210,8 +210,11 @@ def search(
         for j, token in rows.cls.items():
             cls.setdefault(j, []).append(token.cpu().double())
     means = {j: torch.cat(parts).mean(0) for j, parts in cls.items()}
-    solved = {i: known.solve(settings.ridge) for i, known in sums.items()}
-    for i, (weight, _, rank) in solved.items():
+    solved, inside = {}, {}
+    for i in list(sums):
+        known = sums.pop(i)  # a factor of a block of full size takes 200 MB
+        weight, bias, rank = solved[i] = known.solve(settings.ridge)
+        inside[i] = known.errors(weight, bias)
         if rank < weight.shape[1]:
             warnings.warn(
                 f"features of block {i} have rank {rank} of {weight.shape[1]}: taking the "
@@ -219,7 +222,6 @@ def search(
                 RuntimeWarning,
                 stacklevel=2,
             )
-    inside = {i: known.errors(*solved[i][:2]) for i, known in sums.items()}
     outside = _judge(solved, seen.rows(held, "held"))
     trunk, tail = _flops(backbone, reward, entries)
     pairs, interfaces = [], {}

@@ -43,6 +43,13 @@ class Workers:
         own = rows // self.count
         return slice(self.rank * own, (self.rank + 1) * own)
 
+    def expect(self, device: torch.device) -> None:
+        """Refuse a device on which processes cannot meet, or not each on its own.
+
+        Raises:
+            ValueError: saying which is this one's.
+        """
+
     def mean(self, tensors: Iterable[Tensor]) -> None:
         """Put the mean over all processes into each tensor."""
 
@@ -55,6 +62,17 @@ ALONE = Workers()
 
 class Launched(Workers):
     """One of the processes of `accelerate launch`."""
+
+    def expect(self, device: torch.device) -> None:
+        """Refuse another device than the GPU that is this process's, or the CPU without GPUs."""
+        own = torch.device("cpu")
+        if torch.cuda.is_available():
+            own = torch.device("cuda", torch.cuda.current_device())
+        if device != own:
+            raise ValueError(
+                f"expected {own} for process {self.rank} of {self.count}, as --device "
+                f"{own.type} gives it, got {device}"
+            )
 
     def mean(self, tensors: Iterable[Tensor]) -> None:
         """Put the mean over all processes into each tensor."""

@@ -144,6 +144,11 @@ class World(ABC):
         """
         raise ValueError(f"expected a world with {count} prompts to train on, got {self.name!r}")
 
+    @property
+    def lessons(self) -> str | None:
+        """Which prompts `training` gives, where `digest` does not say."""
+        return None
+
     def trainable(self, rank: int, seed: int) -> Backbone:
         """Its generator with weights of its own to train; `backbone` stays as it is.
 

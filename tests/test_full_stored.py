@@ -301,12 +301,19 @@ def test_a_list_is_trained_on_and_encoded_at_once(copies, tmp_path):
     assert all(texts._file(text).is_file() for text in others[:2])
     with refused(f"expected 9 prompts to train on in {learned}, got 2 beside those"):
         made.training(9)
-    digests = {made.digest, world("sd35-medium", copies).digest}
+    lessons = {made.lessons, world("sd35-medium", copies).lessons}
     learned.write_text(others[0])
-    digests.add(world("sd35-medium", copies, training=str(learned)).digest)
-    assert len(digests) == 3
+    other = world("sd35-medium", copies, training=str(learned))
+    assert len({*lessons, other.lessons}) == 3
+    assert other.digest == world("sd35-medium", copies).digest  # it says nothing of latents
     with pytest.raises(FileNotFoundError, match="expected a list of prompts at nowhere.txt"):
-        world("sd35-medium", copies, training="nowhere.txt")
+        _ = world("sd35-medium", copies, training="nowhere.txt").lessons
+    where = {"build": "sd35-medium", "training": str(learned)}
+    ids = {}
+    for suite in ("cost-nft", "cost-fk"):
+        pair = [plan(load(suite), changes={"world": [of]}) for of in (where, "sd35-medium")]
+        ids[suite] = len({cells[0].id for cells in pair})
+    assert ids == {"cost-nft": 2, "cost-fk": 1}
 
 
 def test_predictions_read_no_weights(copies, monkeypatch, tmp_path):

@@ -35,7 +35,7 @@ from stitchvm.search import Settings, load
 from stitchvm.stitch import Stitched
 from stitchvm.streams import Streams, derive
 from stitchvm.teacher import Rolled
-from stitchvm.workers import Workers
+from stitchvm.workers import Launched
 from stitchvm.world import Batch, Shown
 
 RECIPE = Recipe(steps=5, batch=8, rate=1e-3, warmup=2)
@@ -601,10 +601,19 @@ def test_a_folder_of_images_can_be_searched(tmp_path, capsys):
 
 
 def test_processes_do_not_share_a_gpu(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("stitchvm.workers.workers", lambda: Workers(1, 2))
-    given = ("shapes", "--reward", "clip", "--device", "cuda:0", "--out", tmp_path)
+    given = ("shapes", "--reward", "clip", "--out", tmp_path)
+    for device in ("cuda", "gpu"):
+        assert run("train", *given, "--device", device) == 2
+        assert "expected a device of this machine, cpu" in capsys.readouterr().err
+    monkeypatch.setattr("stitchvm.workers.workers", lambda: Launched(1, 2))
+    assert run("search", *given) == 2
+    assert "expected one process for a search, got 2" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert run("train", *given) == 2
-    assert "expected --device cuda, a GPU for each process, got cuda:0" in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert "expected cuda:1 for process 1 of 2, as --device cuda gives it, got cpu" in said
+    assert not list(tmp_path.iterdir())
 
 
 def test_commands_say_what_is_missing(tmp_path, capsys):

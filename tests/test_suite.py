@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import suite as suites
-from bench.cell import FOLDERS, Cell, Part, Spec, digest
+from bench.cell import PATHS, Cell, Part, Spec, digest
 from bench.plan import plan
 from bench.protocols import Protocol
 from bench.resolve import UnknownName, complete, resolve
@@ -196,7 +196,7 @@ def test_paths_count_but_for_those_that_our_worlds_read():
         parts[kind] = Part(build=kind, settings=settings, source=source)
         return Spec(**parts, protocol=Protocol(), prompts="0").id
 
-    for name in ("weights", *FOLDERS):
+    for name in ("weights", *PATHS):
         pair = [{name: "here"}, {name: "there"}]
         assert len({id_of("world", None, **one) for one in pair}) == 1
         assert len({id_of("world", "file", **one) for one in pair}) == 2

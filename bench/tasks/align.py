@@ -28,6 +28,7 @@ from bench.tasks.outcome import Outcome, Phases
 from bench.tasks.samples import Place, Row
 from bench.tasks.value import batches
 from bench.tuning import chosen, mean_of, next_strength
+from bench.worlds import expect_meaning
 from stitchvm.sample import Diverged
 from stitchvm.value import Target, ValueEstimator, value_and_gradient
 
@@ -42,6 +43,8 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
     protocol, phases = cast(AlignProtocol, spec.protocol), Phases()
     with phases("build"):
         place = Place.of(spec, protocol, device)
+        if protocol.samples or protocol.errors:
+            expect_meaning(place.world, "samples that are judged", "costs alone have samples: 0")
     outcome = Outcome()
     if protocol.samples:
         with phases("generated"):

@@ -26,6 +26,7 @@ from bench.metrics.retrieval import both_ways
 from bench.protocols import InterfaceProtocol
 from bench.stitching import Job, Workshop
 from bench.tasks.outcome import Outcome, Phases
+from bench.worlds import expect_meaning
 from bench.worlds import make as make_world
 from stitchvm.backbone import NULL
 from stitchvm.distill import Recipe, Student, distill
@@ -144,6 +145,7 @@ class Judge:
         evaluation = world.evaluation(reward, protocol.pictures)
         if evaluation is None:
             raise ValueError(f"expected a reward that world {world.name!r} can test, got none")
+        expect_meaning(world, "embeddings that are judged", "weights=hub, or a folder of copies")
         x_0 = torch.cat(list(evaluation.images()))
         self.reward, self.evaluation = reward, evaluation
         self.z_0 = _batched(world.backbone.encode, x_0)

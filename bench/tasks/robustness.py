@@ -22,8 +22,8 @@ from bench.resolve import resolve
 from bench.tasks.latents import actual, digest
 from bench.tasks.outcome import Outcome, Phases
 from bench.tasks.value import batches
+from bench.worlds import expect_meaning, reward_of
 from bench.worlds import make as make_world
-from bench.worlds import reward_of
 from stitchvm.evaluation import Evaluation
 from stitchvm.path import noise
 from stitchvm.reward import Reward
@@ -50,6 +50,7 @@ def run(spec: Spec, device: str = "cpu") -> Outcome:
             raise ValueError(
                 f"expected a reward that world {world.name!r} can test, got {spec.reward.build!r}"
             )
+        expect_meaning(world, "embeddings that are judged", "weights=hub, or a folder of copies")
         begin = begun(spec, world, reward, calls)
     with phases("latents"):
         tested = encoded(world, evaluation)

@@ -33,8 +33,8 @@ from bench.resolve import resolve
 from bench.tasks.outcome import Outcome, Phases
 from bench.tasks.value import batches
 from bench.trainers import TRAINERS, Pupil, Trainer
+from bench.worlds import expect_meaning, rewards_of
 from bench.worlds import make as make_world
-from bench.worlds import rewards_of
 from stitchvm import checkpoint
 from stitchvm.align.policy import Policy
 from stitchvm.align.training import CHECKPOINT, PHASES, Keep, Recipe, Record
@@ -66,6 +66,8 @@ def run(spec: Spec, device: str, folder: Path) -> Outcome:
     with phases("build"):
         school = School.of(spec, device, folder)
     outcome, p = Outcome(), school.protocol
+    if p.seeds or p.tried or p.pilot:
+        expect_meaning(school.world, "a training that is judged", "costs alone have seeds: 0")
     rate = p.rates[0]
     if p.tried:
         with phases("trials"):

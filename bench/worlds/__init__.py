@@ -125,3 +125,20 @@ def reward_of(reward: Part, world: World) -> Reward:
     if not isinstance(made, Reward):
         raise ValueError(f"expected {label(reward.build)!r} to build a Reward, got {made!r:.80}")
     return made
+
+
+def expect_meaning(world: World, what: str, instead: str) -> None:
+    """Refuse to judge what random weights make.
+
+    Args:
+        world: Where.
+        what: What would be judged.
+        instead: What to do, in words.
+
+    Raises:
+        ValueError: if what its networks say means nothing.
+    """
+    if not world.meaningful:
+        raise ValueError(
+            f"expected trained weights for {what}, got random ones of {world.name!r}: {instead}"
+        )

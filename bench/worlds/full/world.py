@@ -155,7 +155,6 @@ class FullWorld(World):
         known += "" if self.blocks is None else f"-{self.blocks}"
         known += "".join(f"-{path}" for path in sorted(self.fast))
         known += "" if self.folder is None else f"-{self.folder.digest}"
-        known += "" if self.data.training is None else f"-{digest([*read(self._list)])}"
         return known + ("" if self.data.sets is None else f"-{self.data.digest}")
 
     @cached_property
@@ -271,6 +270,11 @@ class FullWorld(World):
         """The same; pictures of the folder are read when they are asked for."""
         folder = self._folder()
         return super().batches(split, count) if folder is None else folder.batches(split, count)
+
+    @property
+    def lessons(self) -> str | None:
+        """Digest of its list; None where prompts are invented."""
+        return None if self.data.training is None else digest([*read(self._list)])
 
     def training(self, count: int) -> tuple[str, ...]:
         """The first prompts of its list but for those it is judged by; invented ones without.
