@@ -136,6 +136,7 @@ def test_quality_is_absent(world):
     assert world.correct(z, C) is None
 
 
+@pytest.mark.slow
 def test_a_step_at_full_size_is_rehearsed_by_the_same_suite(tmp_path):
     store, small = tmp_path / "store", tmp_path / "small.yaml"
     small.write_text(
