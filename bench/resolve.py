@@ -24,11 +24,14 @@ Build = Callable[..., Any]
 
 
 class UnknownName(ValueError):
-    """A name nobody knows; the message lists the known ones and suggests the nearest."""
+    """A name nobody knows; the message lists the known ones and suggests the nearest.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    YAML's keys may be numbers, or nothing: they are no names either.
+    """
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         known = sorted(known)
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(f"{name}", known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         one = f"one of {', '.join(known)}" if known else "`file.py:build` or `package:build`"
         super().__init__(f"unknown {kind} {name!r}: expected {one}{hint}")

@@ -195,6 +195,7 @@ def test_a_mutated_suite_plans_or_is_refused(rounds, tmp_path):
         VALUE | {"defaults": VALUE["defaults"] | {"world": WORLD | {"prompts": 10**15}}}, True
     )  # noqa: FBT003
     @example(VALUE | {"axes": {"estimator": ["functools:partial", "os:getcwd"]}}, True)  # noqa: FBT003
+    @example(VALUE | {"axes": {"both": [{0: None}]}}, False)  # noqa: FBT003
     def check(data, quick):
         file.write_text(yaml.safe_dump(data))
         code, out = said("plan", file, *["--quick"][: int(quick)])
