@@ -1,27 +1,34 @@
 """What `run` says before cells of full size start: what they cost, and which do not fit.
 
 Networks are counted from shapes, whatever weights they will have.  A GPU is asked in a process of
-its own: the runner holds nothing on what cells are measured on.
+its own, by a few velocities of the first world with random weights: the runner holds nothing on
+what cells are measured on.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from typing import NamedTuple
 
 import torch
 
+from bench.asked import shapes_of
 from bench.cell import Cell
+from bench.meter import seconds
 from bench.numberless import Answers
+from bench.part import Part
 from bench.predict import Known, Predicted, predicted
 from bench.predicted_table import flops
 from bench.report import numbers
 from bench.worlds import full
+from bench.worlds import make as make_world
+from stitchvm.backbone import NULL
+from stitchvm.flops import count_flops
 
 LESS = "smaller pictures take less: --world WORLD,side=512"
-SIDE = 4096  # of the matrices by whose product a GPU's rate is measured
-PRODUCTS = 20
+SIDE = 4096  # of the matrices by whose product a GPU's rate is measured where no model fits
+PRODUCTS, STEPS = 20, 3
 # A whole sample, or an iteration of training, takes minutes to count.
 QUICKLY = ("align", "value", "cost")
 
@@ -31,11 +38,14 @@ class Room(NamedTuple):
 
     Attributes:
         memory: Bytes.
-        rate: FLOPs a second in products of bfloat16: what no step exceeds by much.
+        rate: FLOPs a second.
+        sure: How times by that rate compare with real ones: `about`, where it is that of a model's
+            steps, or `at least`, where it is that of products of bfloat16.
     """
 
     memory: int
     rate: float
+    sure: str = "at least"
 
 
 def of_full_size(cell: Cell) -> bool:
@@ -57,7 +67,8 @@ def refused(cells: Sequence[Cell], device: str, tell: Callable[[str], None]) -> 
     large = [cell for cell in cells if of_full_size(cell)]
     if not large:
         return {}
-    room = asked(device) if torch.device(device).type == "cuda" else None
+    on_gpu = torch.device(device).type == "cuda"
+    room = asked(device, large[0].spec.world) if on_gpu else None
     answers, known, why = Answers(), Known(), dict[str, str]()
     for cell in large:
         try:
@@ -83,7 +94,7 @@ def _line(one: Predicted, needed: int, room: Room | None) -> str:
     name, most = max(
         ((name, cost.flops) for name, cost in one.own.items()), key=lambda item: item[1]
     )
-    took = "" if room is None else f", at least {numbers.seconds(most / room.rate)}"
+    took = "" if room is None else f", {room.sure} {numbers.seconds(most / room.rate)}"
     where = one.cell.coordinates
     return (
         f"{where['estimator']}, {where['reward']}, {where['world']}: {name} {flops(most)}FLOP"
@@ -91,20 +102,38 @@ def _line(one: Predicted, needed: int, room: Room | None) -> str:
     )
 
 
-def asked(device: str) -> Room:
+def asked(device: str, world: Part) -> Room:
     """What a GPU has, found out by a process that ends before cells start."""
     with ProcessPoolExecutor(1, get_context("spawn")) as alone:
-        return alone.submit(measured, device).result()
+        return alone.submit(measured, device, world).result()
 
 
-def measured(device: str) -> Room:
+def measured(device: str, world: Part) -> Room:
     """What a GPU has."""
+    memory = torch.cuda.get_device_properties(device).total_memory
+    try:
+        return Room(memory, by_steps(device, world), "about")
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return Room(memory, by_products(device))
+
+
+@torch.no_grad()
+def by_steps(device: str, world: Part) -> float:
+    """FLOPs a second of velocities with guidance, of a world's shapes and random weights."""
+    settings = {name: value for name, value in world.settings.items() if name != "fast"}
+    plain = world.model_copy(update={"settings": settings})
+    made = make_world(shapes_of(plain), device)
+    z_t = torch.zeros(2, *made.backbone.latent, device=device)
+    t, c = torch.full((), 0.5, device=device), [NULL, made.prompts[0]]
+    step, where = partial(made.backbone.velocity, z_t, t, c), torch.device(device)
+    flops = count_flops(step, where)  # it runs for the first time there
+    return flops / min(seconds(step, where)[0] for _ in range(STEPS))
+
+
+def by_products(device: str) -> float:
+    """FLOPs a second of products of bfloat16, which no step exceeds by much."""
     x = torch.ones(SIDE, SIDE, dtype=torch.bfloat16, device=device)
     x @ x
-    torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    for _ in range(PRODUCTS):
-        x @ x
-    torch.cuda.synchronize(device)
-    rate = PRODUCTS * 2 * SIDE**3 / (time.perf_counter() - start)
-    return Room(torch.cuda.get_device_properties(device).total_memory, rate)
+    spent = seconds(lambda: [x @ x for _ in range(PRODUCTS)], torch.device(device))[0]
+    return PRODUCTS * 2 * SIDE**3 / spent

@@ -1,9 +1,13 @@
 """What `run` says before cells of full size start, and which of them it does not start."""
 
+import types
+
 import pytest
+import torch
 
 from bench import forecast
 from bench.how import How
+from bench.part import Part
 from bench.plan import plan
 from bench.run import run
 from bench.store import Store
@@ -52,7 +56,7 @@ def test_what_a_gpu_has_no_room_for_is_recorded_and_not_started(cells, monkeypat
               for one in forecast.predicted(cells)]  # fmt: skip
     assert needed[0] < needed[1]  # though both time classic DPS
     room = forecast.Room(sum(needed) // 2, 1e14)
-    monkeypatch.setattr(forecast, "asked", lambda _: room)
+    monkeypatch.setattr(forecast, "asked", lambda *_: room)
     refused, lines = told(cells, "cuda:0")
     assert refused == [cells[1].id]
     assert "at least" in lines[0]
@@ -64,6 +68,24 @@ def test_what_a_gpu_has_no_room_for_is_recorded_and_not_started(cells, monkeypat
     (record,) = store.records(cells[1].id)
     assert record["status"] == "oom_gpu"
     assert "it was not started" in record["reason"]
+
+
+def test_a_machine_is_timed_by_steps_and_where_none_fits_by_products(monkeypatch):
+    given = Part(build="shapes")
+    monkeypatch.setattr(forecast, "SIDE", 64)
+    assert 1e6 < forecast.by_steps("cpu", given) < 1e14
+    memory = types.SimpleNamespace(total_memory=7)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
+    room = forecast.measured("cpu", given)
+    assert (room.memory, room.sure) == (7, "about")
+
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(forecast, "by_steps", full)
+    room = forecast.measured("cpu", given)
+    assert (room.memory, room.sure) == (7, "at least")
+    assert room.rate > 1e6
 
 
 def test_what_cannot_be_predicted_runs_all_the_same(cells, monkeypatch):
