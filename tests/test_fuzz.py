@@ -381,6 +381,17 @@ def test_an_older_record_without_a_checksum_is_shown_or_skipped_and_said(
     check()
 
 
+def test_only_a_record_that_says_no_checksum_needs_none(full, tmp_path):
+    store = Store(tmp_path / "store")
+    shutil.copytree(full.path, store.path)
+    path = records_of(store)[0]
+    kept = json.loads(path.read_bytes())
+    for sums, problems in (({}, 0), ({CHECKSUM: None}, 1), ({CHECKSUM: "0" * 16}, 1)):
+        rest = {name: value for name, value in kept.items() if name != CHECKSUM}
+        path.write_text(json.dumps(rest | sums))
+        assert len(shown(store)[1]) == problems, sums
+
+
 def test_what_is_wrong_with_a_record_is_said_in_one_short_line(full, tmp_path):
     store = Store(tmp_path / "store")
     shutil.copytree(full.path, store.path)
