@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Numbers = list[float | None]
-Peak = dict[str, int | None]
+Count = Annotated[int, Field(ge=0, lt=2**63)]  # what no frame can hold is no count
+Many = Annotated[int, Field(ge=1, lt=2**63)]
+Peak = dict[str, Count | None]
 Spent = dict[str, list[float]]
 SQUARES = ("mse", "centred_mse", "mse_realised")  # whose roots are shown
 Mark = Literal["image_to_text", "text_to_image", "preference", "srcc"]
@@ -34,14 +36,14 @@ class Row(Plain):
     estimand: dict[str, Any]
     realises: str
     z_digest: str
-    latents: int
-    replicates: int
-    nonfinite: int
+    latents: Many
+    replicates: Many
+    nonfinite: Count
     metrics: dict[str, Numbers | None]
     call_seconds: list[float] = Field(min_length=1)
-    call_rows: list[int]
+    call_rows: list[Many]
     gradient_seconds: list[float]
-    gradient_rows: list[int]
+    gradient_rows: list[Many]
     peak: Peak | None
     gradient_peak: Peak | None
     calls: dict[str, float]
@@ -71,7 +73,7 @@ class TestedRow(Plain):
     length: float
     marks: dict[Mark, list[float] | list[tuple[float, float]]]
     call_seconds: list[float]
-    call_rows: list[int]
+    call_rows: list[Many]
     calls: dict[str, float]
 
     @model_validator(mode="after")
@@ -83,8 +85,8 @@ class TestedRow(Plain):
 class InterfaceRow(Plain):
     """The same of a pair (i, j)."""
 
-    i: int
-    j: int
+    i: Count
+    j: Count
     picked: list[str]
     loss: float
     normalised: float
@@ -109,13 +111,13 @@ class CostRow(Plain):
     """The same of two things timed in turns."""
 
     what: str
-    batch: int
+    batch: Many
     against: str
     unit: str
     seconds: list[float]
     against_seconds: list[float]
-    flops: int | None
-    against_flops: int | None
+    flops: Count | None
+    against_flops: Count | None
     peak: Peak | None
     against_peak: Peak | None
 
@@ -136,14 +138,14 @@ class SamplesRow(Plain):
     diverged: str | None = None
     lam: float | None = None
     spread: float | None = None
-    samples: int | None = None
-    nonfinite: int | None = None
+    samples: Many | None = None
+    nonfinite: Count | None = None
     feasible: bool | None = None
     within: float | None = None
     prompts: list[str] | None = None
     kinds: list[str] | None = None
     seconds: list[float] | None = None
-    rows: list[int] | None = None
+    rows: list[Many] | None = None
     calls: dict[str, float] | None = None
     log: list[dict[str, Any]] | None = None
 
@@ -170,10 +172,10 @@ class StepRow(Plain):
     """A guided step of `align` beside others."""
 
     phase: Literal["cost"]
-    batch: int
+    batch: Many
     unit: str
     step_seconds: Spent
-    flops: dict[str, int]
+    flops: dict[str, Count]
     peaks: dict[str, Peak]
     calls: dict[str, float]
     stages: dict[str, Spent] = Field(default_factory=dict)
@@ -198,9 +200,9 @@ class WalkRow(Plain):
 
     phase: Literal["walk"]
     unit: str
-    kinds: dict[str, int]
+    kinds: dict[str, Count]
     kind_seconds: Spent
-    flops: dict[str, int]
+    flops: dict[str, Count]
     peaks: dict[str, Peak]
 
     @model_validator(mode="after")
@@ -214,9 +216,9 @@ class WalkRow(Plain):
 class Point(Plain):
     """What a run of `train` had come to at a step."""
 
-    step: int
+    step: Count
     seconds: float
-    samples: int
+    samples: Count
     metrics: dict[str, Numbers]
 
 
