@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain, groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,7 +40,7 @@ from stitchvm.world import Batch, Shown, Split, World
 
 Tensors = dict[str, Tensor]
 Make = Callable[[int, Shown], Tensors]  # of a batch whose first image has that place
-About = dict[str, object]
+About = dict[str, Any]
 
 PART = 128  # images in a file, if batches are smaller
 WHOLE, NEW = "whole.json", ".new"
@@ -248,7 +248,7 @@ def _write(path: Path, about: About, part: Iterable[tuple[int, Batch]], make: Ma
     path.parent.mkdir(parents=True, exist_ok=True)
     done = PART * len(list(path.parent.glob("*.safetensors")))
     each = sum(x.nbytes for x in kept.values()) // len(c)
-    needed = each * max(len(c), int(f"{about['count']}") - done)
+    needed = each * max(len(c), about["count"] - done)
     if needed > (free := shutil.disk_usage(path.parent).free):
         raise _no_room(path.parent, f"{numbers.size(needed)} of room", numbers.size(free))
     new = path.with_name(f"{path.name}.{os.getpid()}{NEW}")

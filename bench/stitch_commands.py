@@ -110,7 +110,7 @@ def search(  # noqa: PLR0913 - one for each option
     """Fit every pair of blocks (i, j) in one pass; print the losses and keep the picks."""
     from bench.datasets.hub import images_of  # noqa: PLC0415 - slow to import
     from bench.run import check_device  # noqa: PLC0415
-    from bench.stitching import find  # noqa: PLC0415
+    from bench.searches import find  # noqa: PLC0415
     from bench.worlds import named  # noqa: PLC0415
     from stitchvm.search import Settings  # noqa: PLC0415
     from stitchvm.workers import workers  # noqa: PLC0415

@@ -12,102 +12,34 @@ makes of them.
 
 import json
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from baselines.trained import weights
 from bench.arms import ARMS, TRUNKS, Arm, Given, Trunk
 from bench.finetuning import MODEL, finetune, put_json, same
-from bench.images import Images, WorldImages
+from bench.images import Images
 from bench.prepared import ROLLED, Shelf
 from bench.resolve import UnknownName
+from bench.searches import PROBES, find, pick
 from stitchvm.backbone import Backbone
 from stitchvm.distill import Recipe, Record, Student, distill, held_loss
 from stitchvm.memo import STATES, Shared
-from stitchvm.search import TABLE, Search, Settings, Source, load, search
+from stitchvm.search import TABLE, Search, Settings, Source, load
 from stitchvm.stitch import Stitched
 from stitchvm.teacher import Lessons
 from stitchvm.value import Target
 from stitchvm.workers import ALONE, Workers
 from stitchvm.world import Split, World
 
-PROBES, HELD = 200, 200  # images of the probe set (section 4.1), and of the one that checks it
 IMAGES, CHECKED = 20_000, 1024  # that stage 2 learns from, and that judge its learning rates
 ROLLOUTS = 4096  # of the generator, that go instead of images at most
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)  # tried for every arm
 TRIAL_STEPS = 300
 TRIALS, PREPARED = "trials.json", "prepared"
-
-
-def find(
-    world: World,
-    name: str,
-    folder: Path,
-    settings: Settings,
-    *,
-    probes: int = PROBES,
-    trunk: Trunk = "backbone",
-    images: Images | None = None,
-) -> Search:
-    """Stage 1 of a world's reward, kept in a folder; what is there is not made again.
-
-    Args:
-        world: Where.
-        name: Of the reward.
-        folder: Where to keep it.
-        settings: How.
-        probes: Images of the probe set.
-        trunk: What is stitched.
-        images: The probe set and those that check it; the world's own when None.
-
-    Raises:
-        ValueError: if the folder has a search of something else.
-    """
-    images = images or WorldImages(world)
-    about = {
-        "world": world.digest,
-        "images": images.digest,
-        "reward": name,
-        "trunk": trunk,
-        "probes": probes,
-        "held": HELD,
-    }
-    if (folder / TABLE).is_file():
-        known = load(folder)
-        wanted = json.loads(json.dumps({**asdict(settings), **about}))
-        same("a search", wanted, {key: known.about.get(key) for key in wanted}, folder)
-        return known
-    start = time.perf_counter()
-    found = search(
-        TRUNKS[trunk](world.backbone),
-        world.reward(name),
-        (shown.x_0 for shown in images.shown("train", probes)),
-        (shown.x_0 for shown in images.shown("held", HELD)),
-        settings=settings,
-    )
-    spent = {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
-    found = replace(found, about={**found.about, **about, **spent})
-    found.save(folder)
-    return load(folder)  # with the layers that are kept, as every later call has it
-
-
-def pick(found: Search, chosen: str) -> tuple[int, int]:
-    """The pair (i, j) that `paper`, `cheap` or "i,j" stands for.
-
-    Raises:
-        UnknownName: for another name, or a pair that the search has no layer for.
-    """
-    known = {name: (pair.i, pair.j) for name, pair in found.picks.items()}
-    known |= {f"{i},{j}": (i, j) for i, j in found.interfaces}
-    if chosen not in known:
-        raise UnknownName("pick", chosen, known)
-    return known[chosen]
 
 
 class Job(NamedTuple):
@@ -171,23 +103,14 @@ class Workshop:
             ValueError: if that there is of something else.
         """
         folder = self.root / reward / f"search-{trunk}"
-        if (folder / TABLE).is_file():
-            known = load(folder)
-            of = self._searched(reward, trunk)
-            same("a search", of, {key: known.about.get(key) for key in of}, folder)
-            return known
-        made = partial(
-            find, self.world, reward, folder, Settings(), trunk=trunk, images=self.images
-        )
-        if self.workers.first:
-            found = made()
+        if self.workers.first and not (folder / TABLE).is_file():
+            find(self.world, reward, folder, Settings(), trunk=trunk, images=self.images)
         self.workers.wait()
-        return found if self.workers.first else made()
-
-    def _searched(self, reward: str, trunk: Trunk) -> dict[str, object]:
-        """What a search must be of."""
+        known = load(folder)
         of = {"world": self.world.digest, "images": self.images.digest}
-        return {**of, "reward": reward, "trunk": trunk}
+        of |= {"reward": reward, "trunk": trunk}
+        same("a search", of, {key: known.about.get(key) for key in of}, folder)
+        return known
 
     def begin(self, job: Job, backbone: Backbone | None = None) -> Student:
         """An estimator before it is trained.

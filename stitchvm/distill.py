@@ -340,8 +340,9 @@ class _Run:
         c = _shown(self.student, [data.c[row] for row in rows.tolist()])
         own = range(len(rows))[self.own]
         figures: dict[str, Tensor] = {}
-        for first in own[:: self.micro or len(own)]:
-            part = slice(first, min(first + (self.micro or len(own)), own.stop))
+        each = self.micro or len(own)
+        for first in own[::each]:
+            part = slice(first, min(first + each, own.stop))
             terms = self._terms(data, rows[part], Noisy(noisy.z_t[part], noisy.t[part]), c[part])
             share = (part.stop - part.start) / len(own)
             (share * torch.stack(list(terms.values())).sum()).backward()

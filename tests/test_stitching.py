@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import types
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from baselines.feature_head import FeatureHead
 from baselines.noisy_student import NoisyStudent
 from baselines.stitched import build as stitched
 from baselines.vae_stitch import Latent, VaeStitched
-from bench import finetuning, prepared, stitching
+from bench import finetuning, prepared, searches, stitching
 from bench.arms import ARMS, Given
 from bench.cli import main
 from bench.images import WorldImages, of_world
@@ -78,7 +79,7 @@ def run(*arguments):
 def test_a_search_is_made_once_and_not_taken_for_another(shop, monkeypatch):
     folder = shop.root / "clip" / "search-backbone"
     known = load(folder)
-    monkeypatch.setattr(stitching, "search", lambda *_, **__: pytest.fail("searched again"))
+    monkeypatch.setattr(searches, "search", lambda *_, **__: pytest.fail("searched again"))
     again = stitching.find(shop.world, "clip", folder, Settings())
     assert again.pairs == known.pairs
     assert again.about["reward"] == "clip"
@@ -212,6 +213,20 @@ def test_files_that_were_divided_otherwise_are_refused(copied):
     (folder / "whole.json").write_text(json.dumps({"files": []}))
     with pytest.raises(ValueError, match="expected 40 images in .*, got 0: delete it"):
         shelf.get("clip", 40)
+
+
+def test_a_process_that_comes_late_meets_the_one_that_searched(copied, monkeypatch):
+    folder, kept = copied.root / "clip" / "search-backbone", copied.root / "kept"
+    folder.rename(kept)
+    monkeypatch.setattr(stitching, "find", lambda *_, **__: shutil.copytree(kept, folder))
+
+    def work(worker):
+        while worker.rank and not (folder / "search.json").is_file():
+            time.sleep(0.01)
+        return replace(copied, workers=worker).search("clip").picks
+
+    first, late = both(work)
+    assert first == late
 
 
 def test_two_processes_prepare_and_train_together(copied, monkeypatch):

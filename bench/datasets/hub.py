@@ -7,7 +7,7 @@ branch may hold other images tomorrow.  Needs the package `datasets`.
 import hashlib
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from bench.images import (
     BROKEN,
@@ -96,16 +97,19 @@ class HubImages(Images):
             )
 
     def _decoded(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> Shown:
-        x_0 = torch.stack([self._image(*row) for row in rows])
+        decode = _package(self.address).Image().decode_example
+        x_0 = torch.stack([self._image(k, row, decode) for k, row in rows])
         return Shown(x_0.to(self.device), [NULL] * len(rows))
 
-    def _image(self, k: int, row: dict[str, Any]) -> torch.Tensor:
+    def _image(
+        self, k: int, row: dict[str, Any], decode: Callable[[Any], Image.Image]
+    ) -> torch.Tensor:
         if COLUMN not in row:
             raise ValueError(
                 f"expected a column {COLUMN!r} in {self.address}, got {', '.join(sorted(row))}"
             )
         try:
-            return fitted(_package(self.address).Image().decode_example(row[COLUMN]), self.size)
+            return fitted(decode(row[COLUMN]), self.size)
         except BROKEN as error:
             raise ValueError(
                 f"expected an image in row {k} of {self.address}, got {error}"
