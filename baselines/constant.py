@@ -59,8 +59,7 @@ class Constant(ValueEstimator):
     def _prior(self, prompt: str) -> Tensor:
         """The value of a prompt, ()."""
         if self.truth is not None:
-            like = next(self.world.backbone.parameters(), torch.empty(0))
-            z_1 = torch.zeros(1, *self.latent, dtype=like.dtype, device=like.device)
+            z_1 = self.world.backbone.empty_latents(1).zero_()
             return self.truth(z_1, z_1.new_ones(()), [prompt])[0]
         seen = prompt if self.target.posterior == "prompt" else NULL
         rng = Streams.of(derive(0, "constant"), prompt, rows=self.draws)

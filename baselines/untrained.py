@@ -27,9 +27,7 @@ def build(
     Raises:
         ValueError: if backbone or reward has no such block.
     """
-    like = next(iter(world.backbone.state_dict().values()))
-    precision = torch.promote_types(like.dtype, torch.float32)
-    z = torch.zeros(1, *world.backbone.latent, dtype=precision, device=like.device)
+    z = world.backbone.empty_latents(1).zero_()
     with torch.no_grad():
         features = world.backbone.trunk(z, z.new_tensor(0.5), i).features
         entering = reward.head(world.backbone.decode(z), j)

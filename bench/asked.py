@@ -134,8 +134,7 @@ def _sample(place: Place, algorithm: Algorithm) -> None:
     """One sample of one prompt, and of the particles the one that is kept."""
     setting, c = place.setting, [place.world.prompts[0]]
     rng, n = Streams.of(place.seed, "predicted", rows=1), algorithm.particles
-    empty = torch.empty(n, *place.world.backbone.latent, dtype=_precision(place.world.backbone))
-    z = rng.split(range(n)).normal(empty.to(META))
+    z = rng.split(range(n)).normal(place.world.backbone.empty_latents(n))
     algorithm.run(setting, SMALL, z.unflatten(0, (n, 1)), c, rng)
 
 
@@ -147,7 +146,7 @@ def valued(spec: Spec) -> Asked:
     build = resolve(spec.estimator.build, baselines.ESTIMATORS, "estimator")
     estimator: ValueEstimator = build(world, reward, **spec.estimator.settings)
     watch.watch(estimator)
-    z = torch.zeros(1, *world.backbone.latent, dtype=_precision(world.backbone), device=META)
+    z = world.backbone.empty_latents(1).zero_()
     given = (z, torch.tensor(SIGMA).to(META), [world.prompts[0]], Streams.of(0, rows=1))
     calls: dict[str, Callable[[], Any]] = {VALUE: torch.no_grad()(partial(estimator, *given))}
     if protocol.gradient and estimator.differentiable:
@@ -270,12 +269,6 @@ def _encodes(world: Any) -> bool:
     from bench.worlds.full.world import FullWorld  # noqa: PLC0415 - slow, and there by then
 
     return not isinstance(world, FullWorld)
-
-
-def _precision(backbone: Backbone) -> torch.dtype:
-    """Of latents."""
-    like = next(iter(backbone.state_dict().values()))
-    return torch.promote_types(like.dtype, torch.float32)
 
 
 def _weights(*parts: torch.nn.Module) -> list[Tensor]:

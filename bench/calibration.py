@@ -109,11 +109,9 @@ def _workloads(world: str, device: str) -> dict[str, dict[str, Callable[[], Any]
     for arm in ("first", "second"):
         made = resolve(world, WORLDS, "world")(device=device)
         estimator = ESTIMATORS["tweedie"](made, made.reward(made.rewards[0]), posterior="data")
-        like = next(iter(made.backbone.state_dict().values()))
-        draws = torch.randn(
-            BATCH, *made.backbone.latent, generator=torch.Generator().manual_seed(0)
-        )
-        given = (draws.to(like), like.new_tensor(SIGMA), [made.prompts[0]] * BATCH)
+        z = made.backbone.empty_latents(BATCH)
+        z.copy_(torch.randn(z.shape, generator=torch.Generator().manual_seed(0)))
+        given = (z, z.new_tensor(SIGMA), [made.prompts[0]] * BATCH)
         for name, ask in asked.items():
             calls[name][arm] = partial(ask, estimator.requires_grad_(requires_grad=False), *given)
     return calls

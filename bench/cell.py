@@ -29,6 +29,7 @@ LATER: dict[str, Any] = {
     "fast": [],
     "captions": "mscoco",
     "preferences": "hpdv2",
+    "classic": True,
 }
 
 

@@ -140,7 +140,7 @@ def _drawn(world: World, z_0: Tensor) -> Iterator[Image.Image]:
     Raises:
         ValueError: if the world has none.
     """
-    like = next(iter(world.backbone.state_dict().values()))
+    like = world.backbone.empty_latents(0)
     for part in z_0.split(AT_ONCE):
         shown = world.pictures(part.to(like))
         if shown is None:

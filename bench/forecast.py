@@ -14,12 +14,13 @@ from typing import NamedTuple
 import torch
 
 from bench.asked import shapes_of
-from bench.cell import Cell
+from bench.cell import Cell, Spec
 from bench.meter import seconds
 from bench.numberless import Answers
 from bench.part import Part
 from bench.predict import Known, Predicted, predicted
 from bench.predicted_table import flops
+from bench.protocols import AlignProtocol
 from bench.report import numbers
 from bench.worlds import full
 from bench.worlds import make as make_world
@@ -27,6 +28,7 @@ from stitchvm.backbone import NULL
 from stitchvm.flops import count_flops
 
 LESS = "smaller pictures take less: --world WORLD,side=512"
+OFFLOAD = "offload"
 SIDE = 4096  # of the matrices by whose product a GPU's rate is measured where no model fits
 PRODUCTS, STEPS = 20, 3
 # A whole sample, or an iteration of training, takes minutes to count.
@@ -76,17 +78,56 @@ def refused(cells: Sequence[Cell], device: str, tell: Callable[[str], None]) -> 
         except (ValueError, FileNotFoundError) as error:  # a run needs no prediction
             tell(f"{cell.id} is not predicted: {error}")
             continue
-        needed = max(cost.live for cost in one.costs.values()) + one.weights
+        needed = _needed(one)
         tell(_line(one, needed, room))
         if room is not None and needed > room.memory:
             why[cell.id] = (
                 f"it needs {numbers.size(needed)} beside what libraries take, and {device} has "
                 f"{numbers.size(room.memory)}: it was not started"
             )
-            tell(f"  {why[cell.id]}")
+            tell(f"  {why[cell.id]}{_relief(cell, room.memory, answers, known)}")
     if why:
         tell(f"{len(cells) - len(why)} of {len(cells)} cells fit; {LESS}")
     return why
+
+
+def _needed(one: Predicted) -> int:
+    """Bytes on a GPU, with what its calls are held against."""
+    return max(cost.live for cost in one.costs.values()) + one.weights
+
+
+def _relief(cell: Cell, memory: int, answers: Answers, known: Known) -> str:
+    """The first change that makes room for a cell, in words; nothing where none does."""
+    for some in (*((words,) for words in RELIEFS), tuple(RELIEFS)):
+        spec = cell.spec
+        for words in some:
+            spec = RELIEFS[words](spec)
+        one = next(predicted([cell.model_copy(update={"spec": spec})], answers, known))
+        if (needed := _needed(one)) <= memory:
+            return f"; with {' and '.join(some)} {numbers.size(needed)} would do"
+    return ""
+
+
+def _without_classic(spec: Spec) -> Spec:
+    """A cell that does not time classic DPS beside its own step, if it did."""
+    if not isinstance(spec.protocol, AlignProtocol):
+        return spec
+    protocol = spec.protocol.model_copy(update={"classic": False})
+    return spec.model_copy(update={"protocol": protocol})
+
+
+def _offloaded(spec: Spec) -> Spec:
+    """A cell whose generator's blocks wait in main memory."""
+    fast = [*spec.world.settings.get("fast", ())]
+    fast += [] if OFFLOAD in fast else [OFFLOAD]
+    settings = spec.world.settings | {"fast": fast}
+    return spec.model_copy(update={"world": spec.world.model_copy(update={"settings": settings})})
+
+
+RELIEFS: dict[str, Callable[[Spec], Spec]] = {
+    "--set classic=false": _without_classic,
+    "fast=[offload] in its world": _offloaded,
+}
 
 
 def _line(one: Predicted, needed: int, room: Room | None) -> str:

@@ -197,9 +197,8 @@ def fitted(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
 
 def size_of(world: World) -> tuple[tuple[int, int], torch.device]:
     """The size (H, W) of the images that a world's backbone decodes to, and where they are."""
-    like = next(iter(world.backbone.state_dict().values()))
     with torch.no_grad():
-        x = world.backbone.decode(torch.zeros(1, *world.backbone.latent).to(like))
+        x = world.backbone.decode(world.backbone.empty_latents(1).zero_())
     return (x.shape[-2], x.shape[-1]), x.device
 
 

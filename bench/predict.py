@@ -97,7 +97,7 @@ def _keys(spec: Spec) -> tuple[Key, Key]:
         return (*own, spec.protocol.model_dump_json()), place
     protocol = cast(AlignProtocol, spec.protocol)
     guides = spec.algorithm is not None and spec.algorithm.build == "guide"
-    sampler: Key = (protocol.kernel, f"{protocol.cfg}", f"{protocol.share}")
+    sampler: Key = (protocol.kernel, f"{protocol.cfg}", f"{protocol.share}", f"{protocol.classic}")
     sampler += ("step",) if guides else (f"{protocol.steps}", f"{protocol.shift}")
     return (*own, *sampler), (*place, *sampler)
 

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 
 from bench.meter import Calls, Live
 from stitchvm.backbone import Backbone
+from stitchvm.models.offload import waiting
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention
 TRUNK, DENOISER = "trunk", "denoiser"
@@ -76,7 +77,7 @@ def cost(
 
     Args:
         call: What to count; it runs once.
-        standing: Weights and inputs.
+        standing: Weights and inputs; weights that wait in main memory take no room on the device.
         watch: Tells apart what decoders and rewards are asked for; all is `rest` without.
         backbone: Whose `trunk` an estimator asks for: a stage of its own.
     """
@@ -86,6 +87,8 @@ def cost(
     found = {name: int(flops) for name, flops in stages.items()}
     denoiser = found.pop("blocks") - trunk[TRUNK]
     held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in standing}
+    for weight in () if backbone is None else waiting(backbone):
+        held.pop(weight.untyped_storage()._cdata, None)
     return Cost(
         meter.flops, meter.peak, sum(held.values()), {**trunk, DENOISER: denoiser, **found}
     )

@@ -137,7 +137,7 @@ class Shelf:
 
         def walked(first: int, shown: Shown) -> Tensors:
             own = Streams(rng.seeds[first : first + len(shown.c)])
-            z = own.child("eps").normal(self._like(len(shown.c)))
+            z = own.child("eps").normal(self.world.backbone.empty_latents(len(shown.c)))
             walk = rolled(sampler, z, times, shown.c, own.child("walk"))
             return {"z_t": walk[:, 1:-1].flatten(0, 1), "z_0": walk[:, -1]}
 
@@ -170,7 +170,7 @@ class Shelf:
         """Latents as images."""
 
         def read(rows: slice) -> Shown:
-            z = z_0[rows].to(self._like(0).device)
+            z = z_0[rows].to(self.world.backbone.empty_latents(0).device)
             return Shown(self.world.backbone.decode(z), list(c[rows]))
 
         height, width = self.world.backbone.latent[-2:]
@@ -178,11 +178,6 @@ class Shelf:
         for first in range(0, len(c), each):
             rows = slice(first, min(first + each, len(c)))
             yield Batch(rows.stop - first, partial(read, rows))
-
-    def _like(self, rows: int) -> Tensor:
-        """Latents to fill, (rows, *latent), where the backbone is."""
-        like = next(iter(self.world.backbone.state_dict().values()))
-        return torch.empty(rows, *self.world.backbone.latent, device=like.device)
 
     def _kept(self, kind: str, about: About, batches: Iterable[Batch], make: Make) -> Found:
         """What a folder holds; files that are missing are made.

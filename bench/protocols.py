@@ -203,6 +203,7 @@ class AlignProtocol(Model):
         drawn: Draws from the tilted target, per prompt.
         cost_batches: Batch sizes at which a guided step is timed.
         rounds: Timed rounds; 0 times none.
+        classic: Whether classic DPS is timed beside a guided step; it takes the most memory.
         errors: Noise levels at which the estimator is held against the truth, on the way of
             unsteered samples.
         keep: Whether clean latents are kept, for further judges.
@@ -227,6 +228,7 @@ class AlignProtocol(Model):
     drawn: int = Field(64, ge=2)
     cost_batches: tuple[int, ...] = (1, 8, 16)
     rounds: int = Field(10, ge=0)
+    classic: bool = True
     errors: tuple[float, ...] = ()
     keep: bool = False
     judges: tuple[Part, ...] = ()

@@ -76,8 +76,7 @@ def _scores(
         name = PHASES.get(row["phase"])
         if name is None or name not in arrays:
             continue
-        like = next(iter(world.backbone.state_dict().values()))
-        z_0 = torch.from_numpy(arrays[name]).to(like)
+        z_0 = torch.from_numpy(arrays[name]).to(world.backbone.empty_latents(0))
         each = len(z_0) // len(row["prompts"])
         c = [text for text in row["prompts"] for _ in range(each)]
         parts = [

@@ -161,7 +161,7 @@ def trains(command: Callable[..., None]) -> Callable[..., None]:
         check_device(device or "cpu")
         made = named(world, device)
         if together.count > 1:
-            together.expect(next(iter(made.backbone.state_dict().values())).device)
+            together.expect(made.backbone.empty_latents(0).device)
         of, where = images_of(made, pictures), _where(world, out)
         command(Workshop(made, where, of, images, workers=together, micro=micro), **rest)
 
@@ -311,7 +311,7 @@ def evaluate(
     for level in appraisal.accuracy(made, of, found, images):
         shown = "".join(f"{interval(*level.errors[name][:3]):24}" for name in names)
         click.echo(f"{level.sigma:<7g}{shown}{interval(*level.gained[:3])}")
-    clock = clock_of(next(iter(made.backbone.state_dict().values())).device)
+    clock = clock_of(made.backbone.empty_latents(0).device)
     for cost in appraisal.costs(made, of, found, clock, rounds=rounds):
         click.echo(
             f"{cost.what}, batch {cost.batch}: {interval(*cost.ratio[:3])} times the seconds of "

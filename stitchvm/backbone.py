@@ -115,6 +115,12 @@ class Backbone(nn.Module, ABC):
     def trunk_weights(self, i: int) -> dict[str, Tensor]:
         """The weights that `trunk` uses up to block i, by name."""
 
+    def empty_latents(self, rows: int) -> Tensor:
+        """Latents to fill, (rows, *latent): on its device, in its precision, at least float32."""
+        like = next(iter(self.state_dict().values()))
+        precision = torch.promote_types(like.dtype, torch.float32)
+        return torch.empty(rows, *self.latent, dtype=precision, device=like.device)
+
     def recomputing(self) -> AbstractContextManager[None]:
         """Meanwhile, let the graph keep what enters blocks alone; the rest is computed again."""
         return nullcontext()

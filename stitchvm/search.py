@@ -240,7 +240,7 @@ def search(
 
 def _exact(backbone: Backbone) -> torch.device:
     """Where float64 is computed: beside the backbone, unless its device has none."""
-    device = next(iter(backbone.state_dict().values())).device
+    device = backbone.empty_latents(0).device
     return torch.device("cpu") if device.type == "mps" else device
 
 
@@ -307,9 +307,7 @@ def _flops(
     backbone: Backbone, reward: Reward, entries: tuple[int, ...]
 ) -> tuple[dict[int, int], dict[int, int]]:
     """FLOPs of one latent through i blocks, and of one map through the tail from j."""
-    weight = next(iter(backbone.state_dict().values()))
-    precision = torch.promote_types(weight.dtype, torch.float32)  # of latents, at least
-    z_t = torch.zeros(1, *backbone.latent, dtype=precision, device=weight.device)
+    z_t = backbone.empty_latents(1).zero_()
     t = torch.full((), 0.5).to(z_t)
     first = reward.head(backbone.decode(z_t), 1)
     entering = {j: reward.advance(first, 1, j) for j in entries}

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from bench import suite as suites
 from bench import tuning
 from bench.algorithms import guide, steer_by
+from bench.cell import identity
 from bench.cli import cli
 from bench.how import INLINE
 from bench.metrics.align import diversity, energy, mmd
@@ -251,6 +252,19 @@ def test_sharing_the_trunk_changes_no_sample(tmp_path, store):
         assert np.allclose(found.arrays["z_0"], arrays["z_0"], atol=1e-9), name
         blocks = [rows[-1]["calls"]["blocks"] for rows in (found.rows, record["rows"])]
         assert blocks[0] > blocks[1] or name == "BoN"
+
+
+def test_classic_dps_is_left_out_where_it_is_not_asked_for(tmp_path):
+    changes = {"samples": [0], "rounds": [2], "cost_batches": [[1]], "classic": [False]}
+    cell = next(c for c in cells(tmp_path, SUITE, **changes) if c.label == "DPS")
+    (row,) = task.run(cell.spec).rows
+    for found in ("step_seconds", "flops", "peaks", "stages"):
+        assert set(row[found]) == {"guided", "unsteered"}
+    with_it = next(c for c in cells(tmp_path, SUITE, samples=[0]) if c.label == "DPS")
+    said = identity(with_it.spec.model_dump(mode="json"))
+    silent = with_it.spec.model_dump(mode="json")
+    silent["protocol"].pop("classic")  # a record of before there was a choice
+    assert identity(silent) == said != cell.id
 
 
 def test_a_guided_step_is_timed_beside_two_yardsticks(tmp_path):

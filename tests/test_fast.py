@@ -53,7 +53,7 @@ def values(world):
 @pytest.mark.usefixtures("eagerly")
 def test_compiled_blocks_of_small_networks_say_what_plain_ones_do(small):
     z, c = latents(small), small.prompts[:1]
-    backbone = fast.quick_backbone(copy.deepcopy(small.backbone), ("compile",))
+    backbone = fast.quick_backbone(copy.deepcopy(small.backbone), ("compile",), "cpu")
     torch.testing.assert_close(backbone.velocity(z, T, c), small.backbone.velocity(z, T, c))
     gradients = []
     for of in (backbone, small.backbone):
@@ -134,7 +134,7 @@ def test_a_twin_with_lora_trains_when_compiled():
 
 def test_a_decoder_with_channels_last_says_the_same(small):
     z, plain = latents(small), small.backbone
-    quick = fast.quick_backbone(copy.deepcopy(plain), ("channels_last",))
+    quick = fast.quick_backbone(copy.deepcopy(plain), ("channels_last",), "cpu")
     torch.testing.assert_close(quick.decode(z), plain.decode(z), rtol=1e-4, atol=1e-4)
     convolutions = [w for w in quick.vae.parameters() if w.ndim == 4 and w.shape[2] > 1]
     assert convolutions

@@ -9,6 +9,7 @@ from bench import forecast
 from bench.how import How
 from bench.part import Part
 from bench.plan import plan
+from bench.report import numbers
 from bench.run import run
 from bench.store import Store
 from bench.suite import load
@@ -61,6 +62,7 @@ def test_what_a_gpu_has_no_room_for_is_recorded_and_not_started(cells, monkeypat
     assert refused == [cells[1].id]
     assert "at least" in lines[0]
     assert "it was not started" in lines[2]
+    assert "would do" not in lines[2]  # not even without classic DPS, and streamed
     assert lines[3].startswith("1 of 2 cells fit; smaller pictures take less")
     how = How("inline", refused={cells[1].id: lines[2].strip()})
     store = Store(tmp_path)
@@ -68,6 +70,35 @@ def test_what_a_gpu_has_no_room_for_is_recorded_and_not_started(cells, monkeypat
     (record,) = store.records(cells[1].id)
     assert record["status"] == "oom_gpu"
     assert "it was not started" in record["reason"]
+
+
+@pytest.mark.parametrize(
+    ("step", "spared", "said"),
+    [
+        (0, {"classic": False}, "with --set classic=false"),
+        (
+            0,
+            {"classic": False, "fast": ["offload"]},
+            "with --set classic=false and fast=[offload]",
+        ),
+        (1, {"fast": ["offload"]}, "with fast=[offload] in its world"),
+    ],
+)
+def test_what_has_no_room_is_told_what_would_make_some(step, spared, said, cells, monkeypatch):
+    fast = spared.get("fast", [])
+    cell = cells[step]
+    world = cell.spec.world.model_copy(
+        update={"settings": cell.spec.world.settings | {"fast": fast}}
+    )
+    protocol = cell.spec.protocol.model_copy(update={"classic": spared.get("classic", True)})
+    spec = cell.spec.model_copy(update={"world": world, "protocol": protocol})
+    (one,) = forecast.predicted([cell.model_copy(update={"spec": spec})])
+    needed = max(cost.live for cost in one.costs.values()) + one.weights
+    monkeypatch.setattr(forecast, "asked", lambda *_: forecast.Room(needed, 1e14))
+    refused, lines = told([cell], "cuda:0")
+    assert refused == [cell.id]
+    assert said in lines[1]
+    assert f"{numbers.size(needed)} would do" in lines[1]
 
 
 def test_a_machine_is_timed_by_steps_and_where_none_fits_by_products(monkeypatch):

@@ -5,6 +5,7 @@ from records import COST, PEAK, STEP, record
 
 from bench.report import cost, held
 from bench.report.align import frame as align_frame
+from bench.report.align.claims import CLAIMS
 from bench.report.align.sheet import SHEET as ALIGN
 
 GPU = PEAK | {"allocated": 3_000_000_000, "reserved": 4_000_000_000, "driver": 5_200_000_000}
@@ -45,6 +46,19 @@ def test_a_step_and_a_walk_show_the_process_beside_the_allocator():
     [walk] = found["walks"].frame.to_dict("records")
     assert (walk["with weights"], walk[PROCESS]) == ("3.0 GB", "6.0 GB")
     assert all(found[name].note.endswith(held.NOTE) for name in ("steps", "walks"))
+
+
+def test_steps_without_classic_dps_have_no_columns_of_it():
+    kinds = ("guided", "unsteered")
+    of = {name: {kind: STEP[name][kind] for kind in kinds} for name in ("step_seconds", "flops")}
+    step = STEP | of | {"peaks": dict.fromkeys(kinds, GPU), "calls": {"blocks": 2.0}}
+    [facet] = ALIGN.split(align_frame.tidy([record("align", rows=[step])]))
+    table = next(table for table in ALIGN.tables(facet) if table.name == "steps")
+    assert table.title == "A guided step beside an unsteered one"
+    assert not any("classic" in column for column in table.frame)
+    assert {"over unsteered", "memory", "with weights"} <= set(table.frame)
+    said = [evidence for claim in CLAIMS[:2] for evidence in claim.judge(facet)]
+    assert said == []
 
 
 def test_a_value_and_its_yardstick_show_it_each():

@@ -50,19 +50,18 @@ class Case:
 def case(build: Callable[..., Algorithm], world: World, reward: Reward, **settings: Any) -> Case:
     """An algorithm, and what it works with in a world."""
     algorithm, backbone = build(**settings), world.backbone
-    like = next(iter(backbone.state_dict().values()))
     setting = Setting(
         velocity=backbone.velocity,
         kernel=lambda velocity: Sde(velocity, NU["square"]),
-        times=time_grid(STEPS).to(like.device),
+        times=time_grid(STEPS).to(backbone.empty_latents(0).device),
         value=Tweedie(backbone, reward, "prompt"),
         terminal=Terminal(backbone, reward),
         spread=0.5,
     )
     c = [world.prompts[row % len(world.prompts)] for row in range(ROWS)]
     n = getattr(algorithm, "particles", 1)
-    empty = torch.empty(n * ROWS, *backbone.latent, dtype=like.dtype, device=like.device)
-    z = Streams.of(0, "contract noise", rows=n * ROWS).normal(empty).unflatten(0, (n, ROWS))
+    rng = Streams.of(0, "contract noise", rows=n * ROWS)
+    z = rng.normal(backbone.empty_latents(n * ROWS)).unflatten(0, (n, ROWS))
     return Case(algorithm, setting, z, c)
 
 

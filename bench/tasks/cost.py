@@ -116,7 +116,7 @@ class Place:
     @property
     def device(self) -> torch.device:
         """Where the world computes."""
-        return next(iter(self.shop.world.backbone.state_dict().values())).device
+        return self.shop.world.backbone.empty_latents(0).device
 
     def begin(self, job: Job) -> Any:
         """An arm, untrained: a student, and a value estimator."""

@@ -103,8 +103,8 @@ class Place:
         if part is None:
             raise ValueError("expected an algorithm, got none")
         algorithm = resolve(part.build, ALGORITHMS, "algorithm")(**part.settings)
-        like = next(iter(world.backbone.state_dict().values()))
-        times = time_grid(protocol.steps, shift=protocol.shift).to(like.device)
+        place = world.backbone.empty_latents(0).device
+        times = time_grid(protocol.steps, shift=protocol.shift).to(place)
         setting = Setting(
             velocity=CFG(world.backbone.velocity, protocol.cfg),
             kernel=kernel_of(protocol.kernel),
@@ -130,8 +130,8 @@ class Place:
         """Its guided steps, to be timed."""
         p = self.protocol
         return Steps(
-            self.world, self.reward, self.setting, guide, p.cfg, p.cost_batches, p.rounds,
-            self.seed, self.calls,
+            self.world, self.reward, self.setting, guide, p.cfg if p.classic else None,
+            p.cost_batches, p.rounds, self.seed, self.calls,
         )  # fmt: skip
 
     @property
@@ -204,8 +204,7 @@ class Place:
         """
         rng = Streams(derive(self.seed, "align", split, *key) for key in keys)
         n = self.algorithm.particles
-        like = torch.empty(n * len(keys), *self.world.backbone.latent, device=self.device)
-        like = like.to(next(iter(self.world.backbone.state_dict().values())).dtype)
+        like = self.world.backbone.empty_latents(n * len(keys))
         z = rng.child("z_1").split(range(n)).normal(like).unflatten(0, (n, len(keys)))
         c = [c for c, _ in keys]
         return self.algorithm.run(self.setting, 0.0 if strength is None else strength, z, c, rng)

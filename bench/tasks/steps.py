@@ -1,6 +1,6 @@
-"""One guided step of a sampler, timed beside an unsteered one and beside classic DPS.
+"""One guided step of a sampler, timed beside an unsteered one and, if asked, one of classic DPS.
 
-All three in turns in one process.  Seconds by stage are read in calls of their own; on a GPU they
+All in turns in one process.  Seconds by stage are read in calls of their own; on a GPU they
 are those of its queue, and what a step takes beyond them is the host's.
 """
 
@@ -35,7 +35,7 @@ class Steps:
         reward: The target reward.
         setting: What the algorithm works with.
         guide: The algorithm.
-        cfg: Scale of classifier-free guidance of classic DPS.
+        cfg: Scale of classifier-free guidance of classic DPS; None leaves that out.
         batches: Batch sizes.
         rounds: How often each step is timed.
         seed: Of the latents.
@@ -46,7 +46,7 @@ class Steps:
     reward: Reward
     setting: Setting
     guide: Guide
-    cfg: float
+    cfg: float | None
     batches: Sequence[int]
     rounds: int
     seed: int
@@ -85,14 +85,14 @@ class Steps:
             }
 
     def of_batch(self, batch: int) -> dict[str, Callable[[], Any]]:
-        """The three steps, each of other latents at every call."""
-        tweedie = baselines.ESTIMATORS["tweedie"](self.world, self.reward, cfg=self.cfg)
-        classic = replace(self.setting, value=tweedie)
+        """The steps, each of other latents at every call."""
         steps: dict[str, Callable[..., Any]] = {
             "guided": self.guide.step(self.setting, SMALL),
             "unsteered": self.setting.sampler.transition,
-            CLASSIC: self.guide.step(classic, SMALL),
         }
+        if self.cfg is not None:
+            tweedie = baselines.ESTIMATORS["tweedie"](self.world, self.reward, cfg=self.cfg)
+            steps[CLASSIC] = self.guide.step(replace(self.setting, value=tweedie), SMALL)
         fresh = count(1)
         return {name: self._step(step, batch, fresh) for name, step in steps.items()}
 
@@ -108,10 +108,7 @@ class Steps:
     ) -> Callable[[], Any]:
         """A step of other latents at every call: nothing of an earlier one can be remembered."""
         k = self.guide.middle(self.setting)
-        like = next(iter(self.world.backbone.state_dict().values()))
-        shape = (batch, *self.world.backbone.latent)
-        precision = torch.promote_types(like.dtype, torch.float32)  # of latents, at least
-        empty = torch.empty(shape, dtype=precision, device=like.device)
+        empty = self.world.backbone.empty_latents(batch)
         z = Streams.of(self.seed, "cost", rows=batch).normal(empty)
         t, s = self.setting.times[k], self.setting.times[k + 1]
         c = [self.world.prompts[k % len(self.world.prompts)] for k in range(batch)]

@@ -139,7 +139,7 @@ class School:
         if spec.algorithm is None:
             raise ValueError("expected an algorithm, got none")
         made = resolve(spec.algorithm.build, TRAINERS, "algorithm")
-        like = next(iter(world.backbone.state_dict().values()))
+        place = world.backbone.empty_latents(0).device
         school = cls(
             world=world,
             rewards=rewards,
@@ -147,7 +147,7 @@ class School:
             trainer=made(**spec.algorithm.settings),
             protocol=protocol,
             seed=spec.seed,
-            times=time_grid(protocol.steps, shift=protocol.shift).to(like.device),
+            times=time_grid(protocol.steps, shift=protocol.shift).to(place),
             folder=folder,
         )
         if protocol.tried and not world.tuning:

@@ -127,10 +127,7 @@ class Walks:
         self, step: Callable[..., Any], rows: int, fresh: Iterator[int]
     ) -> Callable[[], Any]:
         """A step of other latents at every call: nothing of an earlier one can be remembered."""
-        like = next(iter(self.world.backbone.state_dict().values()))
-        precision = torch.promote_types(like.dtype, torch.float32)  # of latents, at least
-        shape = (rows, *self.world.backbone.latent)
         rng = Streams.of(self.seed, "walk", rows=rows)
-        z = rng.normal(torch.empty(shape, dtype=precision, device=like.device))
+        z = rng.normal(self.world.backbone.empty_latents(rows))
         again = partial(step, c=[self.world.prompts[0]] * rows, rng=rng)
         return torch.no_grad()(lambda: again(z * (1 + 1e-3 * next(fresh))))

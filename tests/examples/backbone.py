@@ -8,8 +8,7 @@ class Plain(WholeBackbone):
     def __init__(self, like, variance):
         super().__init__()
         self.like, self.latent = like, like.latent
-        weight = next(iter(like.state_dict().values()))  # tells dtype and device
-        self.register_buffer("variance", weight.new_tensor(variance))
+        self.register_buffer("variance", like.empty_latents(0).new_tensor(variance))
 
     def velocity(self, z_t, t, c):
         t = expand_time(t, z_t)

@@ -54,8 +54,9 @@ def _classics(part: pd.DataFrame, ours: pd.Series) -> pd.DataFrame:
 
 
 def _by_batch(facet: Facet) -> Iterator[tuple[float, pd.DataFrame]]:
-    """Timed steps, by batch size."""
+    """Steps that were timed beside classic DPS, by batch size."""
     costs = facet.frame[facet.frame["phase"] == "cost"]
+    costs = costs[costs["over_classic"].notna()] if len(costs) else costs
     for batch in sorted(costs["batch"].unique()) if len(costs) else ():
         yield float(batch), costs[costs["batch"] == batch]
 

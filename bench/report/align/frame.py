@@ -11,6 +11,7 @@ from its kinds of steps: `walk_seconds`, `over_unsteered`, and of each kind its 
 `kind_<kind>`, and how many a sample has, `count_<kind>`.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -126,21 +127,22 @@ def _metrics(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _step(row: dict[str, Any]) -> dict[str, Any]:
-    """A guided step beside an unsteered one and one of classic DPS."""
+    """A guided step beside an unsteered one and, where it was timed, one of classic DPS."""
     found: dict[str, Any] = {"batch": row["batch"], "unit": row["unit"]}
     spent = {name: repeats.of(row, partial(_of_step, name=name)) for name in row["step_seconds"]}
     found |= spread("step", repeats.seconds(spent["guided"]))
+    peaks = defaultdict(dict, row["peaks"])
     for name, other in YARDSTICKS.items():
-        found |= spread(name, repeats.ratio(spent["guided"], spent[other]))
-        found[f"{name}_flops"] = row["flops"]["guided"] / row["flops"][other]
-        theirs = _bytes(row["peaks"][other])
-        found[f"{name}_memory"] = _bytes(row["peaks"]["guided"]) / theirs if theirs else np.nan
-    found["memory"] = _bytes(row["peaks"]["guided"])
-    found["classic_memory"] = _bytes(row["peaks"][CLASSIC])
-    found["allocated"] = _bytes(row["peaks"]["guided"], "allocated")
-    found["over_classic_allocated"] = found["allocated"] / _bytes(
-        row["peaks"][CLASSIC], "allocated"
-    )
+        timed = other in spent
+        found |= spread(name, repeats.ratio(spent["guided"], spent[other]) if timed else None)
+        flops = row["flops"][other] if timed else np.nan
+        found[f"{name}_flops"] = row["flops"]["guided"] / flops
+        theirs = _bytes(peaks[other])
+        found[f"{name}_memory"] = _bytes(peaks["guided"]) / theirs if theirs else np.nan
+    found["memory"] = _bytes(peaks["guided"])
+    found["classic_memory"] = _bytes(peaks[CLASSIC])
+    found["allocated"] = _bytes(peaks["guided"], "allocated")
+    found["over_classic_allocated"] = found["allocated"] / _bytes(peaks[CLASSIC], "allocated")
     found |= held.columns([row["peaks"]["guided"]], held.DRIVER)
     found["gflop"] = row["flops"]["guided"] / 1e9
     found |= {f"calls_{kind}": number for kind, number in row["calls"].items()}

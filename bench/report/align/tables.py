@@ -51,7 +51,8 @@ def tables(facet: Facet) -> list[Table]:
               "the same noise, ties half (probability of improvement, Agarwal et al., 2021, "
               "arXiv:2108.13264); at half, neither is better.",
               aggregates(rows, reference(rows))),
-        Table("steps", "A guided step beside an unsteered one, and beside classic DPS",
+        Table("steps", "A guided step beside an unsteered one"
+              + (", and beside classic DPS" if _classic(rows) else ""),
               "Timed in turns in one process; classic DPS: Tweedie through frozen weights, its "
               "velocity the sampler's own. Memory: live tensors above weights and inputs; "
               "with weights: all that the GPU's allocator gave out.",
@@ -181,7 +182,7 @@ def against(rows: pd.DataFrame) -> pd.DataFrame:
 def steps(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per method and batch."""
     out = []
-    costs = rows[rows["phase"] == "cost"]
+    costs, classic = rows[rows["phase"] == "cost"], _classic(rows)
     for row in costs.to_dict("records"):
         whole = held.shown(row, costs)
         over = numbers.plain(row["over_classic_allocated"])
@@ -193,15 +194,22 @@ def steps(rows: pd.DataFrame) -> pd.DataFrame:
             "time": numbers.seconds_interval(*spent),
             "over unsteered": numbers.of(row, "over_unsteered"),
             "FLOPs over unsteered": numbers.plain(row["over_unsteered_flops"]),
-            "over classic": numbers.of(row, "over_classic"),
-            "FLOPs over classic": numbers.plain(row["over_classic_flops"]),
+            **({"over classic": numbers.of(row, "over_classic"),
+                "FLOPs over classic": numbers.plain(row["over_classic_flops"])}
+               if classic else {}),
             "memory": numbers.size(row["memory"]),
-            "memory over classic": numbers.plain(row["over_classic_memory"]),
+            **({"memory over classic": numbers.plain(row["over_classic_memory"])}
+               if classic else {}),
             **whole,
-            **({f"{held.WITH_WEIGHTS} over classic": over} if whole else {}),
+            **({f"{held.WITH_WEIGHTS} over classic": over} if classic and whole else {}),
             "blocks": numbers.plain(row["calls_blocks"]),
         })  # fmt: skip
     return by_cell(out)
+
+
+def _classic(rows: pd.DataFrame) -> bool:
+    """Whether any step was timed beside classic DPS."""
+    return "over_classic" in rows and bool(rows["over_classic"].notna().any())
 
 
 def stages(rows: pd.DataFrame) -> pd.DataFrame:

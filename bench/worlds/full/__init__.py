@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bench.worlds.full.world import FullWorld
 
 Precision = Literal["bfloat16", "float16", "float32"]
-Fast = Literal["compile", "channels_last"]
+Fast = Literal["compile", "channels_last", "offload"]
 
 
 def build_of(model: str) -> Callable[..., "FullWorld"]:
@@ -50,7 +50,7 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
             captions: The set that embeddings of CLIP and DFN-CLIP retrieve from.
             preferences: The set of pairs that HPSv2 and PickScore compare.
             training: A list of prompts to train a generator on, .txt or .jsonl.
-            fast: Other kernels for the same numbers, see `bench.worlds.full.fast`.
+            fast: Other ways to the same numbers, see `bench.worlds.full.fast`.
             device: Where to compute.
 
         Raises:

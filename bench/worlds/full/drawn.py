@@ -71,9 +71,9 @@ class DrawnParts(Parts):
         """None: all shapes are known."""
         del name
 
-    def backbone(self) -> PipelineBackbone:
-        """The generator."""
-        return backbone(self.model, self.side, self.dtype, self.blocks, self.device)
+    def backbone(self, device: str) -> PipelineBackbone:
+        """The generator, drawn on a device."""
+        return backbone(self.model, self.side, self.dtype, self.blocks, device)
 
     def decoder(self) -> AutoencoderTiny:
         """A decoder of the shape of TAESD3 or TAEF1."""

@@ -1,7 +1,8 @@
-"""Fast paths of networks at full size: other kernels for the same numbers, to tolerance.
+"""Fast paths of networks at full size: other ways to the same numbers, to tolerance.
 
     compile         every block of denoiser and reward, so of trunk and tail, by torch.compile
     channels_last   the decoder's weights, as convolutions of a GPU read them
+    offload         the generator's blocks wait in main memory: room for time, equal to the bit
 
 A compiled block is of a subclass of its class, whose forward pass is compiled once for all blocks
 of a kind: weights keep their names, and copies - a finetuned tail, a twin with LoRA - are compiled
@@ -17,16 +18,34 @@ from torch import nn
 
 from bench.worlds.full import Fast
 from stitchvm.models.clip import ClipTower
+from stitchvm.models.offload import offload
 from stitchvm.models.pipeline import PipelineBackbone
 
 N = TypeVar("N", bound=nn.Module)
+CPU, META = "cpu", "meta"
 FORMS = 64  # of a compiled block: kinds times batch sizes times with or without a gradient
 
 
-def quick_backbone(backbone: PipelineBackbone, fast: Collection[Fast]) -> PipelineBackbone:
-    """A generator on its fast paths, changed in place."""
+def made_on(device: str, fast: Collection[Fast]) -> str:
+    """Where a generator is made that will compute on a device: offloaded blocks never go there."""
+    return CPU if "offload" in fast and device != META else device
+
+
+def quick_backbone(
+    backbone: PipelineBackbone, fast: Collection[Fast], device: str
+) -> PipelineBackbone:
+    """A generator on its fast paths, changed in place.
+
+    Args:
+        backbone: Where `made_on` says.
+        fast: Which.
+        device: Where it will compute.
+    """
     if "compile" in fast:
         compile_all(backbone.blocks)
+    if "offload" in fast:
+        offload(backbone.blocks)
+        backbone.to(device)
     quick_decoder(backbone.vae, fast)
     return backbone
 

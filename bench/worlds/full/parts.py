@@ -27,8 +27,8 @@ class Parts(ABC):
         """Which weights the reward of that name has; None where `known` says it."""
 
     @abstractmethod
-    def backbone(self) -> PipelineBackbone:
-        """The generator."""
+    def backbone(self, device: str) -> PipelineBackbone:
+        """The generator, made on a device."""
 
     @abstractmethod
     def decoder(self) -> AutoencoderTiny:

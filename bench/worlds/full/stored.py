@@ -78,8 +78,8 @@ class StoredParts(Parts):
         """Which files the reward of that name is made of."""
         return digest([self.files.identity(one) for one in published.REWARDS[name]])
 
-    def backbone(self) -> PipelineBackbone:
-        """The generator, whose prompts are encoded once for all processes."""
+    def backbone(self, device: str) -> PipelineBackbone:
+        """The generator on a device, whose prompts are encoded once for all processes."""
         source = published.GENERATORS[self.model]
         root, shapes = self.files.folder(source), config(self.model)
         latent = _latent(root, self.side)
@@ -92,7 +92,7 @@ class StoredParts(Parts):
             length,
             self.expected,
         )
-        given: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
+        given: dict[str, Any] = {"device": device, "dtype": self.dtype}
         with quietly():
             if shapes["kind"] == "flux":
                 return flux.load(

@@ -14,7 +14,7 @@ from bench.datasets.files import sha256
 from bench.images import FolderImages
 from bench.prompts import read
 from bench.worlds.full import Fast, drawn
-from bench.worlds.full.fast import quick_backbone, quick_decoder, quick_reward
+from bench.worlds.full.fast import made_on, quick_backbone, quick_decoder, quick_reward
 from bench.worlds.full.files import files_of
 from bench.worlds.full.parts import Parts
 from stitchvm.backbone import NULL, Backbone, Prompts
@@ -160,7 +160,8 @@ class FullWorld(World):
     @cached_property
     def generator(self) -> PipelineBackbone:
         """The model's own; `backbone`, what is asked, may be wrapped."""
-        return quick_backbone(self.parts.backbone(), self.fast)
+        made = self.parts.backbone(made_on(self.device, self.fast))
+        return quick_backbone(made, self.fast, self.device)
 
     @cached_property
     def backbone(self) -> Backbone:  # type: ignore[override]
