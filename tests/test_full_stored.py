@@ -33,6 +33,7 @@ from stitchvm.backbone import NULL
 from stitchvm.evaluation import Ratings, Retrieval
 from stitchvm.identity import file_digest
 from stitchvm.models import aesthetic, open_clip
+from stitchvm.models.offload import waiting
 from stitchvm.stitch import Stitched
 from stitchvm.streams import Streams
 
@@ -132,6 +133,16 @@ def test_a_generator_of_the_folder_keeps_the_contract(model, copies):
     case = contract.Case(backbone, z, z, t, c)
     checks = tuple(one for one in contract.CHECKS if one is not contract.gradient)
     assert [why for _, why in check(case, checks) if why is not None] == []
+
+
+def test_published_blocks_can_wait_in_main_memory(model, copies):
+    plain, other = (world(model, copies, fast=paths) for paths in ((), ("offload",)))
+    z, t, c = latents(plain), torch.tensor(0.5), list(WORDS[:2])
+    assert torch.equal(other.backbone.velocity(z, t, c), plain.backbone.velocity(z, t, c))
+    features = [w.backbone.trunk(z, t, 2).features for w in (plain, other)]
+    assert torch.equal(*features)
+    own = [w for block in other.generator.blocks for w in block.state_dict()]
+    assert len(waiting(other.backbone)) == len(own) > 0
 
 
 def test_prompts_are_encoded_once_for_all_processes(model, copies, monkeypatch):
