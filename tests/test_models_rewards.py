@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -285,6 +286,27 @@ def test_a_photograph_is_prepared_as_pil_does(photograph, size):
     error = (got - eight_bits[0]).abs() * std  # it rounds to 1/255 between two passes, and after
     assert error.max() < 1.5 / 255
     assert error.mean() < 1.5e-3
+    rounded = (replace(OPENAI, rounded=True).prepare(x, size)[0] - eight_bits[0]).abs()
+    assert (rounded < 1e-3).float().mean() > 0.998  # all but what lies between two levels
+    assert (rounded * std).max() < 2.5 / 255
+    assert (rounded * std).mean() < 1e-5
+
+
+def test_pictures_of_pil_have_levels_and_gradients_go_through():
+    x = images(2, 96, detail=24).mul(1.2).requires_grad_()  # beyond what a picture can show
+    plain, rounded = (
+        Pixels(rounded=flag).prepare(x, size) for flag, size in ((False, 48), (True, 48))
+    )
+    levels = (rounded + 1) * 127.5
+    assert torch.allclose(levels, levels.round(), rtol=0, atol=1e-3)
+    assert levels.detach().unique().numel() > 50
+    (gradient,) = torch.autograd.grad(rounded.sum(), x)
+    (smooth,) = torch.autograd.grad(plain.clamp(-1, 1).sum(), x)
+    assert gradient.abs().sum() > 0
+    assert torch.allclose(gradient.sum(), smooth.sum(), rtol=0.2)
+    own = Pixels(rounded=True).prepare(x, 96)
+    assert torch.allclose(own, ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1, atol=1e-6)
+    assert torch.equal(torch.autograd.grad(own.sum(), x)[0], torch.ones_like(x))
 
 
 def test_own_pixels_stay_as_they_are():

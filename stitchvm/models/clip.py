@@ -31,7 +31,7 @@ from stitchvm.backbone import Prompts
 from stitchvm.models.texts import check_words
 from stitchvm.reward import Features, Hidden, Reward
 
-CHANNELS = 3
+CHANNELS, WHITE = 3, 255
 PIL_MODES = {2: "bilinear", 3: "bicubic"}  # PIL.Image.Resampling
 LEGACY_EOS = 2  # with this id in its config, transformers pools at the vocabulary's largest id
 
@@ -44,17 +44,20 @@ class Pixels:
         mean: Of each channel, for images in [0, 1] (as in preprocessor_config.json).
         std: Likewise.
         mode: Of the resize, `bicubic` or `bilinear`.
+        rounded: Whether images have 256 levels, before a resize and after each of its passes, as
+            pictures of PIL have; gradients go through as if they had all.
     """
 
     mean: tuple[float, ...] = (0.5,) * CHANNELS
     std: tuple[float, ...] = (0.5,) * CHANNELS
     mode: str = "bicubic"
+    rounded: bool = False
 
     def prepare(self, x: Tensor, size: int) -> Tensor:
         """Images (B, 3, H, H) in [-1, 1], resized to (B, 3, size, size) and normalised.
 
         The resize is the one of PIL: antialiased, along rows and then along columns, and clamped
-        after each, because bicubic overshoots.  PIL also rounds to 1/255 there; this does not.
+        after each, because bicubic overshoots.
 
         Raises:
             ValueError: if x has another shape, or holds NaN.
@@ -63,11 +66,21 @@ class Pixels:
             raise ValueError(f"expected square images (B, 3, H, H), got {tuple(x.shape)}")
         if not x.is_meta and x.isnan().any():
             raise ValueError("expected images in [-1, 1], got NaN")
+        x = self._levels(x)
         if x.shape[-1] != size:
             for shape in ((x.shape[-2], size), (size, size)):
                 x = functional.interpolate(x, shape, mode=self.mode, antialias=True).clamp(-1, 1)
+                x = self._levels(x)
         mean, std = x.new_tensor(self.mean), x.new_tensor(self.std)
         return (x - (2 * mean - 1)[:, None, None]) / (2 * std)[:, None, None]
+
+    def _levels(self, x: Tensor) -> Tensor:
+        """Images in [-1, 1] on their nearest levels, where they are rounded."""
+        if not self.rounded:
+            return x
+        with torch.no_grad():
+            off = ((x.clamp(-1, 1) + 1) * WHITE / 2).round() * 2 / WHITE - 1 - x
+        return x + off
 
 
 class ClipTower(Reward):

@@ -33,7 +33,9 @@ from stitchvm.models.texts import Text, Texts
 from stitchvm.streams import derive
 
 CONFIGS = Path(__file__).parent / "configs"
-CLIP_PIXELS = Pixels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+CLIP_PIXELS = Pixels(
+    (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), rounded=True
+)
 SEED = 0
 PATCH = 16  # pixels along the side of a token
 ALIKE = {"hps-v2.0": "hps", "hps-v2.1": "hps"}  # rewards of one shape

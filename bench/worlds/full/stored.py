@@ -11,6 +11,7 @@ The paper does not say which HPSv2 it used, so nothing here is called `hps`.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from bench.worlds.full.parts import Parts
 from bench.worlds.quiet import quietly
 from stitchvm.backbone import Prompts
 from stitchvm.models import aesthetic, clip, flux, open_clip, sd3
-from stitchvm.models.clip import ClipReward, ClipTower
+from stitchvm.models.clip import ClipReward, ClipTower, Pixels
 from stitchvm.models.folder import load_network
 from stitchvm.models.pipeline import PipelineBackbone
 from stitchvm.models.remembered import RememberedTexts
@@ -113,8 +114,9 @@ class StoredParts(Parts):
         given: dict[str, Any] = {"device": self.device, "dtype": SCORED}
         with quietly():
             if name == "clip":
-                return clip.load(first, scale=SCALES[name], **given)
+                return clip.load(first, scale=SCALES[name], pixels=_pixels(first), **given)
             if name == "aesthetic":
+                given["pixels"] = _pixels(folders[1])
                 return aesthetic.load(folders[1], first / published.AESTHETIC_FILE, **given)
             if name == "pick":
                 model = clip.load_model(first, **given)
@@ -124,6 +126,11 @@ class StoredParts(Parts):
                 model, scale = open_clip.load(first / file, ARCHITECTURES[name]), SCALES[name]
             words = AutoTokenizer.from_pretrained(folders[1], local_files_only=True)
         return ClipReward(model.to(self.device, SCORED), words, CLIP_PIXELS, scale)
+
+
+def _pixels(folder: Path) -> Pixels:
+    """The preprocessing of a folder, of pictures as PIL has them."""
+    return replace(clip.load_pixels(folder), rounded=True)
 
 
 def _latent(root: Path, side: int) -> tuple[int, int, int]:
