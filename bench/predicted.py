@@ -7,7 +7,7 @@ Not predicted: the workspace of libraries, fragmentation, the CUDA context; and 
 numbers, such as whether two different latents of one shape are remembered.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +21,7 @@ from bench.meter import Calls, Live
 from stitchvm.backbone import Backbone
 from stitchvm.models.offload import waiting
 
+COPY = torch.ops.aten._to_copy
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention
 TRUNK, DENOISER = "trunk", "denoiser"
 BLOCK = 512  # bytes: what a GPU's allocator rounds up to
@@ -33,14 +34,16 @@ class Cost:
     Attributes:
         flops: Of matrix products, attention and convolutions, two for each multiply-add.
         live: Peak bytes of tensors above weights and inputs.
-        weights: Bytes that were there before.
+        weights: Bytes that were there before, on the device.
         stages: FLOPs of each stage, which add up to all.
+        copied: Bytes of weights that came from main memory.
     """
 
     flops: int
     live: int
     weights: int
     stages: dict[str, int] = field(default_factory=dict)
+    copied: int = 0
 
     def over(self, rows: int) -> "Cost":
         """That of one of so many samples; bytes are of all."""
@@ -53,17 +56,21 @@ class Meter(Live):
 
     Args:
         standing: Tensors that were there before.
+        away: Those that wait in main memory.
     """
 
-    def __init__(self, standing: Iterator[Tensor]) -> None:
+    def __init__(self, standing: Iterator[Tensor], away: Iterable[Tensor] = ()) -> None:
         super().__init__(standing, BLOCK)
-        self.flops = 0
+        self.flops = self.copied = 0
+        self.away = {_storage(w) for w in away}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator on shapes, and count it."""
         out = super().__torch_dispatch__(func, types, args, kwargs)
         if (formula := flop_registry.get(func._overloadpacket)) is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        elif func._overloadpacket is COPY and _storage(args[0]) in self.away:
+            self.copied += out.nbytes
         return out
 
 
@@ -81,17 +88,21 @@ def cost(
         watch: Tells apart what decoders and rewards are asked for; all is `rest` without.
         backbone: Whose `trunk` an estimator asks for: a stage of its own.
     """
-    meter = Meter(iter(standing))
+    away = [] if backbone is None else waiting(backbone)
+    meter = Meter(iter(standing), away)
     with fused(), trunks(backbone, lambda: meter.flops) as trunk, meter:
         stages = (watch or Calls()).stages(call, lambda: meter.flops)
     found = {name: int(flops) for name, flops in stages.items()}
     denoiser = found.pop("blocks") - trunk[TRUNK]
-    held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in standing}
-    for weight in () if backbone is None else waiting(backbone):
-        held.pop(weight.untyped_storage()._cdata, None)
-    return Cost(
-        meter.flops, meter.peak, sum(held.values()), {**trunk, DENOISER: denoiser, **found}
-    )
+    held = {_storage(t): t.untyped_storage().nbytes() for t in standing}
+    on_device = sum(size for storage, size in held.items() if storage not in meter.away)
+    whole = {**trunk, DENOISER: denoiser, **found}
+    return Cost(meter.flops, meter.peak, on_device, whole, meter.copied)
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells a tensor's memory from others'."""
+    return tensor.untyped_storage()._cdata
 
 
 @contextmanager

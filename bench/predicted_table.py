@@ -40,6 +40,7 @@ def rows(one: Predicted) -> Iterator[dict[str, Any]]:
             "live_bytes": cost.live,
             **live,
             "weights_bytes": cost.weights,
+            "copied_bytes": cost.copied,
         }
 
 
@@ -69,6 +70,8 @@ def table(found: Any, room: int | None) -> str:
         shown["of classic"] = found["of classic"].map("{:.3f}".format)
     shown["weights"] = found["weights_bytes"].map(numbers.size)
     shown["together"] = needed.map(numbers.size)
+    if (found["copied_bytes"] > 0).any():
+        shown["copied"] = found["copied_bytes"].map(numbers.size)
     if room is not None:
         shown[f"fits in {numbers.size(room)}"] = (needed <= room).map({True: "yes", False: "no"})
     return pd.DataFrame(shown).to_string(index=False)

@@ -160,6 +160,7 @@ def test_weights_that_wait_are_not_predicted_to_be_resident():
     assert plain.weights - other.weights == blocks
     assert plain.live < other.live < plain.live + blocks
     assert plain.flops == other.flops
+    assert (plain.copied, other.copied) == (0, blocks)
 
 
 # where they are
