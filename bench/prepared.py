@@ -112,8 +112,9 @@ class Shelf:
         Raises:
             ValueError: if there is no room for them.
         """
-        about = self._about(split, count)
-        z_0, c = self._kept("latents", about, self.images.batches(split, count), self._latents)
+        about, follows = self._about(split, count), self._features(reward)
+        batches = self.images.batches(split, count)
+        z_0, c = self._kept("latents", about, batches, self._latents, follows)
         shown = self.images.batches(split, count)
         if source == "latents":
             shown = self._decoded(z_0["z_0"], c)
@@ -141,7 +142,8 @@ class Shelf:
             walk = rolled(sampler, z, times, shown.c, own.child("walk"))
             return {"z_t": walk[:, 1:-1].flatten(0, 1), "z_0": walk[:, -1]}
 
-        walks, c = self._kept("rollouts", about, self.images.batches(split, count), walked)
+        batches, follows = self.images.batches(split, count), self._features(reward)
+        walks, c = self._kept("rollouts", about, batches, walked, follows)
         of = self._targets({**about, "reward": reward}, reward, self._decoded(walks["z_0"], c))
         return Rolled(walks["z_t"], times[1:-1], of["tokens"], of["embedding"], c)
 
@@ -157,6 +159,9 @@ class Shelf:
 
     def _targets(self, about: About, reward: str, shown: Iterable[Batch]) -> dict[str, Parts]:
         """What the teacher makes of images."""
+        return self._kept("targets", about, shown, self._features(reward)).tensors
+
+    def _features(self, reward: str) -> Make:
         teacher = self.world.reward(reward)
 
         def made(first: int, shown: Shown) -> Tensors:
@@ -164,7 +169,7 @@ class Shelf:
             of = teacher.features(shown.x_0)
             return {"tokens": of.tokens, "embedding": of.embedding}
 
-        return self._kept("targets", about, shown, made).tensors
+        return made
 
     def _decoded(self, z_0: Rows, c: Sequence[str]) -> Iterator[Batch]:
         """Latents as images."""
@@ -179,11 +184,19 @@ class Shelf:
             rows = slice(first, min(first + each, len(c)))
             yield Batch(rows.stop - first, partial(read, rows))
 
-    def _kept(self, kind: str, about: About, batches: Iterable[Batch], make: Make) -> Found:
+    def _kept(
+        self,
+        kind: str,
+        about: About,
+        batches: Iterable[Batch],
+        make: Make,
+        follows: Make | None = None,
+    ) -> Found:
         """What a folder holds; files that are missing are made.
 
         Raises:
-            ValueError: if there is no room for them, or they were divided otherwise.
+            ValueError: if there is no room for them and what follows, made of the same images, or
+                they were divided otherwise.
         """
         folder, count = self.folder / f"{kind}-{digest({**about, 'part': PART})}", about["count"]
         if not (folder / WHOLE).is_file():
@@ -197,7 +210,7 @@ class Shelf:
                 path = folder / f"{begun[0]:08d}.safetensors"
                 names.append(path.name)
                 if k % self.workers.count == self.workers.rank and not path.is_file():
-                    _write(path, about, chain([begun], part), make)
+                    _write(path, about, chain([begun], part), make, follows)
             self.workers.wait()
             if self.workers.first:
                 put(folder / WHOLE, json.dumps({"about": about, "files": names}).encode())
@@ -228,11 +241,17 @@ def _swept(folder: Path) -> None:
 
 
 @torch.no_grad()
-def _write(path: Path, about: About, part: Iterable[tuple[int, Batch]], make: Make) -> None:
+def _write(
+    path: Path,
+    about: About,
+    part: Iterable[tuple[int, Batch]],
+    make: Make,
+    follows: Make | None = None,
+) -> None:
     """A file of some batches.
 
     Raises:
-        ValueError: if there is no room for it and all that are still to come.
+        ValueError: if there is no room for it and all that are still to come, with what follows.
     """
     made, c = list[Tensors](), list[str]()
     for first, batch in part:
@@ -242,7 +261,9 @@ def _write(path: Path, about: About, part: Iterable[tuple[int, Batch]], make: Ma
     kept = {name: torch.cat([of[name] for of in made]).contiguous() for name in made[0]}
     path.parent.mkdir(parents=True, exist_ok=True)
     done = PART * len(list(path.parent.glob("*.safetensors")))
-    each = sum(x.nbytes for x in kept.values()) // len(c)
+    each = _bytes(kept) // len(c)
+    if follows is not None:
+        each += _bytes(follows(first, Shown(shown.x_0[:1], shown.c[:1])))
     needed = each * max(len(c), about["count"] - done)
     if needed > (free := shutil.disk_usage(path.parent).free):
         raise _no_room(path.parent, f"{numbers.size(needed)} of room", numbers.size(free))
@@ -253,6 +274,10 @@ def _write(path: Path, about: About, part: Iterable[tuple[int, Batch]], make: Ma
     except (OSError, SafetensorError) as error:
         new.unlink(missing_ok=True)
         raise _no_room(path.parent, f"to write {path.name}", f"{error}") from error
+
+
+def _bytes(tensors: Tensors) -> int:
+    return sum(x.nbytes for x in tensors.values())
 
 
 def _no_room(folder: Path, wanted: str, got: str) -> ValueError:

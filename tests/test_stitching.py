@@ -1,6 +1,7 @@
 """Making a StitchVM from the command line: search, pick, finetune, go on when killed."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -152,7 +153,7 @@ def test_what_was_prepared_before_a_kill_is_not_made_again(shop, tmp_path, monke
 
     def features(x, inside=of.features):
         asked.append(len(x))
-        if len(asked) == 20:
+        if len(asked) == 5 + 20:  # once for the room beside each file of latents
             raise KeyboardInterrupt
         return inside(x)
 
@@ -162,7 +163,7 @@ def test_what_was_prepared_before_a_kill_is_not_made_again(shop, tmp_path, monke
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("targets-*/*.safetensors")}
     assert len(made) == 2  # 19 of 8 a file
     found = shelf.get("clip", 40)
-    assert len(asked) == 20 + 40 - 16
+    assert len(asked) == 5 + 20 + 40 - 16
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert not list(tmp_path.glob("**/*.new"))
     assert found.c == whole.c
@@ -196,6 +197,23 @@ def test_a_disk_without_room_for_all_is_refused(copied, monkeypatch):
     with pytest.raises(ValueError, match=r"expected to write 00000000\.\w+ in .*, got full"):
         shelf.get("clip", 40)
     assert not list((copied.root / "full").glob("*/*"))
+
+
+def test_room_for_latents_alone_is_not_room(copied, monkeypatch):
+    shelf, rows = Shelf(copied.world, copied.images, copied.root / "both"), 40
+    latents = rows * 4 * math.prod(copied.world.backbone.latent)
+    whole = shelf.get("clip", rows)
+    following = sum(rows * of[:1].nbytes for of in (whole.tokens, whole.embedding))
+    shutil.rmtree(copied.root / "both")
+    for free, fits in ((latents + following, True), (latents + following - rows, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, f=free: types.SimpleNamespace(free=f))
+        if fits:
+            shelf.get("clip", rows)
+            shutil.rmtree(copied.root / "both")
+            continue
+        with pytest.raises(ValueError, match="of room in .*latents-.*: fewer images"):
+            shelf.get("clip", rows)
+        assert not list((copied.root / "both").glob("*/*"))
 
 
 def test_files_that_were_divided_otherwise_are_refused(copied):
