@@ -5,6 +5,7 @@ its own, by a few velocities of the first world with random weights: the runner 
 what cells are measured on.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from bench import machine
 from bench.asked import shapes_of
 from bench.cell import Cell, Spec
 from bench.meter import seconds
@@ -36,18 +38,20 @@ QUICKLY = ("align", "value", "cost")
 
 
 class Room(NamedTuple):
-    """What a GPU has.
+    """What a GPU and its machine have.
 
     Attributes:
         memory: Bytes.
         rate: FLOPs a second.
         sure: How times by that rate compare with real ones: `about`, where it is that of a model's
             steps, or `at least`, where it is that of products of bfloat16.
+        main: Bytes of main memory.
     """
 
     memory: int
     rate: float
     sure: str = "at least"
+    main: float = math.inf
 
 
 def of_full_size(cell: Cell) -> bool:
@@ -80,15 +84,25 @@ def refused(cells: Sequence[Cell], device: str, tell: Callable[[str], None]) -> 
             continue
         needed = _needed(one)
         tell(_line(one, needed, room))
-        if room is not None and needed > room.memory:
-            why[cell.id] = (
-                f"it needs {numbers.size(needed)} beside what libraries take, and {device} has "
-                f"{numbers.size(room.memory)}: it was not started"
-            )
-            tell(f"  {why[cell.id]}{_relief(cell, room.memory, answers, known)}")
+        if room is not None and (wanted := _beyond(one, room, device)):
+            why[cell.id] = f"it needs {wanted}: it was not started"
+            tell(f"  {why[cell.id]}{_relief(cell, room, answers, known)}")
     if why:
         tell(f"{len(cells) - len(why)} of {len(cells)} cells fit; {LESS}")
     return why
+
+
+def _beyond(one: Predicted, room: Room, device: str) -> str:
+    """What a cell needs that there is not, in words; nothing where there is."""
+    if (needed := _needed(one)) > room.memory:
+        return (
+            f"{numbers.size(needed)} beside what libraries take, and {device} has "
+            f"{numbers.size(room.memory)}"
+        )
+    if one.waiting > room.main:
+        have = numbers.size(room.main)
+        return f"{numbers.size(one.waiting)} of main memory, and the machine has {have}"
+    return ""
 
 
 def _needed(one: Predicted) -> int:
@@ -96,15 +110,16 @@ def _needed(one: Predicted) -> int:
     return max(cost.live for cost in one.costs.values()) + one.weights
 
 
-def _relief(cell: Cell, memory: int, answers: Answers, known: Known) -> str:
+def _relief(cell: Cell, room: Room, answers: Answers, known: Known) -> str:
     """The first change that makes room for a cell, in words; nothing where none does."""
     for some in (*((words,) for words in RELIEFS), tuple(RELIEFS)):
         spec = cell.spec
         for words in some:
             spec = RELIEFS[words](spec)
         one = next(predicted([cell.model_copy(update={"spec": spec})], answers, known))
-        if (needed := _needed(one)) <= memory:
-            return f"; with {' and '.join(some)} {numbers.size(needed)} would do"
+        if not _beyond(one, room, ""):
+            main = f" and {numbers.size(one.waiting)} of main memory" if one.waiting else ""
+            return f"; with {' and '.join(some)} {numbers.size(_needed(one))}{main} would do"
     return ""
 
 
@@ -135,11 +150,13 @@ def _line(one: Predicted, needed: int, room: Room | None) -> str:
     name, most = max(
         ((name, cost.flops) for name, cost in one.own.items()), key=lambda item: item[1]
     )
-    took = "" if room is None else f", {room.sure} {numbers.seconds(most / room.rate)}"
+    sure = "at least" if one.waiting else "" if room is None else room.sure  # copies take time
+    took = "" if room is None else f", {sure} {numbers.seconds(most / room.rate)}"
     where = one.cell.coordinates
+    main = f", {numbers.size(one.waiting)} of main memory" if one.waiting else ""
     return (
         f"{where['estimator']}, {where['reward']}, {where['world']}: {name} {flops(most)}FLOP"
-        f"{took}; {numbers.size(needed)} of memory"
+        f"{took}; {numbers.size(needed)} of memory{main}"
     )
 
 
@@ -152,11 +169,13 @@ def asked(device: str, world: Part) -> Room:
 def measured(device: str, world: Part) -> Room:
     """What a GPU has."""
     memory = torch.cuda.get_device_properties(device).total_memory
+    whole = machine.memory()[1]
+    main = math.inf if whole is None else whole
     try:
-        return Room(memory, by_steps(device, world), "about")
+        return Room(memory, by_steps(device, world), "about", main)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        return Room(memory, by_products(device))
+        return Room(memory, by_products(device), main=main)
 
 
 @torch.no_grad()

@@ -63,8 +63,13 @@ class Predicted:
 
     @property
     def weights(self) -> int:
-        """What is there before, bytes."""
+        """What is on the device before, bytes."""
         return next(iter(self.costs.values())).weights
+
+    @property
+    def waiting(self) -> int:
+        """What waits in main memory, bytes."""
+        return next(iter(self.costs.values())).waiting
 
 
 def predicted(

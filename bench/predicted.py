@@ -36,13 +36,15 @@ class Cost:
         live: Peak bytes of tensors above weights and inputs.
         weights: Bytes that were there before, on the device.
         stages: FLOPs of each stage, which add up to all.
-        copied: Bytes of weights that came from main memory.
+        waiting: Bytes of weights that wait in main memory.
+        copied: Bytes of weights that came from there.
     """
 
     flops: int
     live: int
     weights: int
     stages: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
     copied: int = 0
 
     def over(self, rows: int) -> "Cost":
@@ -95,9 +97,10 @@ def cost(
     found = {name: int(flops) for name, flops in stages.items()}
     denoiser = found.pop("blocks") - trunk[TRUNK]
     held = {_storage(t): t.untyped_storage().nbytes() for t in standing}
-    on_device = sum(size for storage, size in held.items() if storage not in meter.away)
+    waits = sum(size for storage, size in held.items() if storage in meter.away)
     whole = {**trunk, DENOISER: denoiser, **found}
-    return Cost(meter.flops, meter.peak, on_device, whole, meter.copied)
+    there = sum(held.values()) - waits
+    return Cost(meter.flops, meter.peak, there, whole, waits, meter.copied)
 
 
 def _storage(tensor: Tensor) -> int:

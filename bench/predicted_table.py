@@ -40,6 +40,7 @@ def rows(one: Predicted) -> Iterator[dict[str, Any]]:
             "live_bytes": cost.live,
             **live,
             "weights_bytes": cost.weights,
+            "waiting_bytes": cost.waiting,
             "copied_bytes": cost.copied,
         }
 
@@ -56,10 +57,10 @@ def table(found: Any, room: int | None) -> str:
     shown["FLOPs"] = found["flops"].map(flops)
     for name in YARDSTICKS:
         if f"over {name}" in found:
-            shown[f"over {name.split()[0]}"] = found[f"over {name}"].map("{:.2f}".format)
+            shown[f"over {name.split()[0]}"] = _known(found[f"over {name}"], "{:.2f}")
     if "beside" in found:
         shown["beside"] = found["beside"].fillna("")
-        shown["over it"] = found["over it"].map("{:.3f}".format, na_action="ignore").fillna("")
+        shown["over it"] = _known(found["over it"], "{:.3f}")
     for stage in STAGES:
         shown[f"{stage} %"] = (100 * found[f"{stage} flops"] / found["flops"]).map("{:.0f}".format)
     rest = 100 * found["rest flops"] / found["flops"]
@@ -67,14 +68,20 @@ def table(found: Any, room: int | None) -> str:
         shown["rest %"] = rest.map("{:.0f}".format)
     shown["live"] = found["live_bytes"].map(numbers.size)
     if "of classic" in found:
-        shown["of classic"] = found["of classic"].map("{:.3f}".format)
+        shown["of classic"] = _known(found["of classic"], "{:.3f}")
     shown["weights"] = found["weights_bytes"].map(numbers.size)
     shown["together"] = needed.map(numbers.size)
-    if (found["copied_bytes"] > 0).any():
+    if (found["waiting_bytes"] > 0).any():
+        shown["in main memory"] = found["waiting_bytes"].map(numbers.size)
         shown["copied"] = found["copied_bytes"].map(numbers.size)
     if room is not None:
         shown[f"fits in {numbers.size(room)}"] = (needed <= room).map({True: "yes", False: "no"})
     return pd.DataFrame(shown).to_string(index=False)
+
+
+def _known(numbers_of: Any, form: str) -> Any:  # noqa: ANN401 - a column of a frame
+    """A column as text, empty where it knows nothing."""
+    return numbers_of.map(form.format, na_action="ignore").fillna("")
 
 
 def paper_table(model: str, *, encoders: bool) -> str:

@@ -182,8 +182,9 @@ class StepRow(Plain):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        for found in (self.step_seconds, self.flops, self.peaks):
-            _holds(found, *STEPS)
+        _holds(self.step_seconds, *STEPS)
+        for found in (self.flops, self.peaks):
+            _holds(found, *self.step_seconds)
         for peak in self.peaks.values():
             _holds(peak, "live")
         if self.stages:

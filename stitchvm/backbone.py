@@ -116,8 +116,17 @@ class Backbone(nn.Module, ABC):
         """The weights that `trunk` uses up to block i, by name."""
 
     def empty_latents(self, rows: int) -> Tensor:
-        """Latents to fill, (rows, *latent): on its device, in its precision, at least float32."""
-        like = next(iter(self.state_dict().values()))
+        """Latents to fill, (rows, *latent): where its first tensor is, of 32 bits at least.
+
+        Raises:
+            ValueError: if it has no tensor, and so should say itself where latents are.
+        """
+        like = next(iter(self.state_dict().values()), None)
+        if like is None:
+            raise ValueError(
+                "expected a weight or a buffer, which tells where latents are, got none: register "
+                "one, or define `empty_latents`"
+            )
         precision = torch.promote_types(like.dtype, torch.float32)
         return torch.empty(rows, *self.latent, dtype=precision, device=like.device)
 

@@ -91,6 +91,10 @@ class Memory(Backbone):
         """As inside."""
         return self.inner.trunk_weights(i)
 
+    def empty_latents(self, rows: int) -> Tensor:
+        """As inside."""
+        return self.inner.empty_latents(rows)
+
     def recomputing(self) -> AbstractContextManager[None]:
         """As inside."""
         return self.inner.recomputing()

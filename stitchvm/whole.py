@@ -22,8 +22,8 @@ def _only(k: int) -> None:
 class WholeBackbone(Backbone, ABC):
     """A generator whose one block is its velocity.
 
-    Needs `velocity`, `encode`, `decode`, the shape `latent`, and a state dict whose first tensor
-    has the dtype and device that latents are to have.
+    Needs `velocity`, `encode`, `decode`, the shape `latent`, and a tensor in its state dict, whose
+    dtype and device latents are to have, or `empty_latents`.
     """
 
     depth = ONLY

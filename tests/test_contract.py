@@ -329,7 +329,7 @@ BROKEN = [
     ("reward", "weights", reward(tail_weights=lambda self, j: {"w": torch.zeros(1)}),
      r"a name of the state dict, \[\], got 'w'"),
     ("reward", "refuses", reward(head=lambda self, x, j: Hidden(x)), "a ValueError for j = 0"),
-    ("backbone", "declares", backbone(then=single), "whose first tensor is torch.float64"),
+    ("backbone", "declares", backbone(then=single), "`empty_latents` of torch.float64"),
     ("backbone", "shape", backbone(velocity=after(Plain, "velocity", lambda u: u / 0)), "finite"),
     ("backbone", "repeatable", backbone(velocity=after(Plain, "velocity", unseeded)), "a gap"),
     ("backbone", "batch_of_one", backbone(velocity=after(Plain, "velocity", centred)), "a gap"),

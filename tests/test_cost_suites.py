@@ -207,7 +207,7 @@ def test_seconds_of_a_sample_are_those_of_its_kinds():
         "coordinates": {"estimator": "BoN", "world": "w", "reward": "clip", "algorithm": "BoN",
                         "kernel": "sigma", "variant": ""},
         "spec": {"task": "align", "estimator": {"build": "none", "settings": {}}, "seed": 0,
-                 "world": {"settings": {"weights": "random"}},
+                 "world": {"build": "sd35-medium", "settings": {"weights": "random"}},
                  "algorithm": {"build": "best_of_n", "settings": {"particles": 4}},
                  "protocol": {"steps": 40, "cfg": 4.5, "trials": 0}},
         "environment": {"device": "cpu", "threads": 1, "commit": "0", "dirty": False,

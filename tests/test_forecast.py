@@ -5,7 +5,7 @@ import types
 import pytest
 import torch
 
-from bench import forecast
+from bench import forecast, machine
 from bench.how import How
 from bench.part import Part
 from bench.plan import plan
@@ -98,7 +98,31 @@ def test_what_has_no_room_is_told_what_would_make_some(step, spared, said, cells
     refused, lines = told([cell], "cuda:0")
     assert refused == [cell.id]
     assert said in lines[1]
-    assert f"{numbers.size(needed)} would do" in lines[1]
+    main = f" and {numbers.size(one.waiting)} of main memory" if fast else ""
+    assert f"{numbers.size(needed)}{main} would do" in lines[1]
+
+
+def test_what_main_memory_cannot_hold_is_refused_as_well(cells, monkeypatch):
+    (own,) = forecast.predicted([offloaded(cells[0])])
+    room = forecast.Room(10**12, 1e14, main=own.waiting - 1)
+    monkeypatch.setattr(forecast, "asked", lambda *_: room)
+    refused, lines = told([offloaded(cells[0])], "cuda:0")
+    assert refused == [own.cell.id]
+    size = numbers.size(own.waiting)
+    assert lines[0].endswith(f"of memory, {size} of main memory")
+    assert "at least" in lines[0]  # by resident weights: copies come on top
+    assert lines[1].startswith(f"  it needs {size} of main memory, and the machine has ")
+    assert "would do" not in lines[1]
+    plain = forecast.Room(own.weights, 1e14, main=own.waiting - 1)
+    monkeypatch.setattr(forecast, "asked", lambda *_: plain)
+    assert "would do" not in told(cells[:1], "cuda:0")[1][1]  # there is nowhere to wait
+
+
+def offloaded(cell):
+    world = cell.spec.world.model_copy(
+        update={"settings": cell.spec.world.settings | {"fast": ["offload"]}}
+    )
+    return cell.model_copy(update={"spec": cell.spec.model_copy(update={"world": world})})
 
 
 def test_a_machine_is_timed_by_steps_and_where_none_fits_by_products(monkeypatch):
@@ -109,6 +133,7 @@ def test_a_machine_is_timed_by_steps_and_where_none_fits_by_products(monkeypatch
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
     room = forecast.measured("cpu", given)
     assert (room.memory, room.sure) == (7, "about")
+    assert room.main == machine.memory()[1]
 
     def full(*_):
         raise torch.OutOfMemoryError

@@ -27,7 +27,7 @@ from bench.plan import plan
 from bench.predict import predicted
 from bench.suite import load
 from bench.worlds.full import BUILDS, stored
-from bench.worlds.full.files import SUMS, Copies, download, write_sums
+from bench.worlds.full.files import SUMS, Copies, download, files_of, write_sums
 from bench.worlds.full.world import FullWorld
 from stitchvm.backbone import NULL
 from stitchvm.evaluation import Ratings, Retrieval
@@ -157,6 +157,22 @@ def test_prompts_are_encoded_once_for_all_processes(model, copies, monkeypatch):
     assert list(again.encoders) == []
     with pytest.raises(TypeError):
         again(["red a"], torch.zeros(()))
+
+
+def test_where_blocks_wait_encoders_run_as_well(model, copies):
+    places = [
+        stored.StoredParts(
+            model, files_of(str(copies)), side=SIDE, dtype=torch.float32, device=device,
+            expected=tuple,
+        ).backbone("cpu").texts.place
+        for device in ("cpu", "cuda")
+    ]  # fmt: skip
+    assert places == [None, torch.device("cpu")]
+    made = world(model, copies)
+    texts = made.backbone.texts
+    texts.place = torch.device("meta")  # asked for here, encoded there
+    with pytest.raises(NotImplementedError, match="meta"):
+        texts(["a blue red"], torch.zeros(()))
 
 
 def test_embeddings_of_another_precision_are_others(copies):

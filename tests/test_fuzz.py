@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from records import STEP
 
 from bench import rows
 from bench import suite as suites
@@ -408,7 +409,14 @@ def test_readers_rely_on_what_the_tasks_say():
     assert set(rows.FIGURES) == told
     assert rows.PHASES == training.PHASES
     assert rows.STAGES == STAGES
-    assert set(rows.STEPS) == {"guided", "unsteered", CLASSIC}
+    assert {*rows.STEPS, CLASSIC} == {"guided", "unsteered", CLASSIC}
+
+
+@pytest.mark.parametrize("lacking", ["flops", "peaks"])
+def test_a_step_that_was_timed_has_its_other_figures_too(lacking):
+    kept = {name: x for name, x in STEP[lacking].items() if name != CLASSIC}
+    with pytest.raises(ValueError, match=CLASSIC):
+        rows.StepRow.model_validate(STEP | {lacking: kept})
 
 
 def test_a_torn_judge_is_skipped(full, tmp_path):

@@ -7,13 +7,16 @@ import pytest
 import torch
 
 from baselines import ESTIMATORS
+from bench import suite as suites
 from bench.meter import Calls, Live
+from bench.plan import plan
+from bench.predict import predicted
 from bench.predicted import cost
 from bench.worlds import named
 from bench.worlds.full import BUILDS, fast
 from stitchvm.identity import identity
 from stitchvm.models import lora
-from stitchvm.models.offload import Offloaded, offload, waiting
+from stitchvm.models.offload import PIECE, Offloaded, offload, pin, waiting
 from stitchvm.stitch import Stitched
 from stitchvm.value import value_and_gradient
 
@@ -187,6 +190,55 @@ def test_weights_go_to_where_the_input_is():
         "bias": "cpu",
     }
     assert all(torch.equal(w, before[n]) for n, w in block.named_parameters())
+
+
+def test_pinned_weights_lie_together_and_say_the_same(small, pair):
+    pieces, other = [], copy.deepcopy(pair[1])
+
+    def allocate(size):
+        pieces.append(torch.empty(size, dtype=torch.uint8))
+        return pieces[-1]
+
+    before = {name: w.clone() for name, w in other.state_dict().items()}
+    pin(other.blocks, allocate)
+    own = size(w for block in pair[0].blocks for w in block.parameters())
+    assert [len(piece) for piece in pieces] == [PIECE]  # the smallest: all of them fit
+    assert {w.untyped_storage().data_ptr() for w in waiting(other)} == {pieces[0].data_ptr()}
+    assert all(w.data_ptr() % 64 == 0 for w in waiting(other))
+    ends = [w.storage_offset() * w.element_size() + w.nbytes for w in waiting(other)]
+    assert own <= max(ends) < 1.01 * own + 64 * len(ends)
+    assert all(torch.equal(w, before[name]) for name, w in other.state_dict().items())
+    z, c = latents(other), small.prompts[:2]
+    assert torch.equal(other.velocity(z, T, c), pair[0].velocity(z, T, c))
+
+
+def test_pinned_weights_take_as_many_pieces_as_they_need(monkeypatch):
+    monkeypatch.setattr("stitchvm.models.offload.PIECE", 512)
+    block, sizes = torch.nn.Sequential(*(torch.nn.Linear(8, k) for k in (8, 8, 64))), []
+
+    def allocate(size):
+        sizes.append(size)
+        return torch.empty(size, dtype=torch.uint8)
+
+    before = [w.clone() for w in block.parameters()]
+    pin([block], allocate)
+    assert sizes == [512, 512, 2048, 512]  # 256 + 64 bytes, twice; 2048, larger than a piece; 256
+    assert all(torch.equal(a, b) for a, b in zip(block.parameters(), before, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["cost-offload", "cost-fk", "cost-nft", "cost-stitch"])
+def test_a_whole_cell_runs_across_two_devices(suite, monkeypatch):
+    """Blocks on the CPU, all else on meta: PyTorch refuses what is on the wrong one."""
+    cell = plan(suites.load(suite), quick=True)[0]
+    settings = cell.spec.world.settings | {"side": 32, "fast": ["offload"]}
+    world = cell.spec.world.model_copy(update={"settings": settings})
+    cell = cell.model_copy(update={"spec": cell.spec.model_copy(update={"world": world})})
+    (same,) = predicted([cell])
+    monkeypatch.setattr("bench.worlds.full.world.made_on", lambda *_: "cpu")
+    (mixed,) = predicted([cell])
+    assert [c.flops for c in mixed.costs.values()] == [c.flops for c in same.costs.values()]
+    assert mixed.waiting == same.waiting > 0
 
 
 def test_to_offload_twice_is_to_do_it_once():

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -300,6 +301,17 @@ def test_a_call_is_shown_beside_its_yardstick():
     assert value.split()[-1] == "B"
     assert "pass 1.00 G" in alone
     assert "nan" not in alone.lower()
+
+
+def test_a_column_that_some_rows_lack_is_empty_there():
+    whole = {**dict.fromkeys(STAGES, 0), "rest": 0}
+    costs = {name: Cost(10**9, 10, 2, whole) for name in ("guided", "unsteered", CLASSIC)}
+    cell = cells("table1", SMALL, reward=["clip"])[0][0]
+    shown = [Predicted(cell, {n: c for n, c in costs.items() if n != left}, {})
+             for left in ("nothing", CLASSIC)]  # fmt: skip
+    both, without = pd.DataFrame(chain(*map(table_rows, shown))).pipe(table, None).splitlines()[1:]
+    assert both.count("1.00") > without.count("1.00") > 0
+    assert "nan" not in without.lower()
 
 
 def test_what_is_not_on_meta_is_switched_off_alone():

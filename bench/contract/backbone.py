@@ -55,20 +55,16 @@ def case(build: Callable[..., Backbone], world: World, _: Any = None, **settings
 
 
 def declares(case: Case) -> None:
-    """It is a Backbone of the world's latents, frozen, with blocks, and a tensor like them."""
+    """It is a Backbone of the world's latents, frozen, with blocks, and makes room for them."""
     backbone, latent = case.backbone, tuple(case.z_t.shape[1:])
     expect(isinstance(backbone, Backbone), "a Backbone", type(backbone).__name__)
     got = getattr(backbone, "latent", None)
     expect(got is not None and tuple(got) == latent, f"`latent` {latent}", got)
     depth = getattr(backbone, "depth", None)
     expect(isinstance(depth, int) and depth >= 1, "`depth`, a number of blocks", depth)
-    first = next(iter(backbone.state_dict().values()), None)  # latents are made like it
-    told = None if first is None else (first.dtype, first.device)
-    expect(
-        told == (case.z_t.dtype, case.z_t.device),
-        f"a state dict whose first tensor is {case.z_t.dtype} as the world's latents",
-        told,
-    )
+    empty = backbone.empty_latents(len(case.z_t))
+    told, wanted = ((x.shape, x.dtype, x.device) for x in (empty, case.z_t))
+    expect(told == wanted, f"`empty_latents` of {wanted[1]}, as the world's latents", told)
     asking = [name for name, w in backbone.named_parameters() if w.requires_grad]
     expect(not asking, "frozen weights: `self.requires_grad_(False)`", f"gradients of {asking}")
 

@@ -61,6 +61,7 @@ class Sheet(NamedTuple):
         claims: What is judged.
         tables: Of a facet.
         figures: Of a facet, made within the project's style.
+        across: Of all facets: what compares them.
     """
 
     title: str
@@ -71,6 +72,7 @@ class Sheet(NamedTuple):
     claims: tuple[Claim, ...]
     tables: Callable[[Facet], list[Table]]
     figures: Callable[[Facet], list[Drawn]]
+    across: Callable[[list[Facet]], list[Table]] = lambda _: []
 
     def split(self, frame: pd.DataFrame, failures: Failures = ()) -> list[Facet]:
         """What may stand in one table, in the order of the frame; runs do not mix."""
@@ -113,10 +115,11 @@ def tables(sheet: Sheet, facet: Facet) -> list[Table]:
     ]
 
 
-def _left(facets: Iterable[Facet], failures: Failures) -> list[Table]:
-    """A table of what has no place in any other, where there is such."""
+def _beyond(sheet: Sheet, facets: list[Facet], failures: Failures) -> list[Table]:
+    """Tables of no single facet: what compares them, and what has no place in any other."""
     left = left_over(facets, failures)
-    return [LEFT._replace(frame=left)] if len(left) else []
+    compared = sheet.across(facets) if facets else []
+    return compared + ([LEFT._replace(frame=left)] if len(left) else [])
 
 
 def text(sheet: Sheet, frame: pd.DataFrame, failures: Failures, width: int) -> str:
@@ -126,7 +129,7 @@ def text(sheet: Sheet, frame: pd.DataFrame, failures: Failures, width: int) -> s
     for facet in facets:
         parts += [facet.title, *sheet.answer(facet)]
         parts += [_block(table, width) for table in tables(sheet, facet)]
-    parts += [_block(table, width) for table in _left(facets, failures)]
+    parts += [_block(table, width) for table in _beyond(sheet, facets, failures)]
     return "\n\n".join(parts) + "\n" if parts else "no results\n"
 
 
@@ -165,7 +168,7 @@ def write_tables(
         for table in tables(sheet, facet) if made is None else made[facet.slug]:
             named = table._replace(name=f"{facet.slug}-{table.name}")
             files |= _files(named, f"{facet.title}: {table.title}")
-    for table in _left(facets, failures):
+    for table in _beyond(sheet, facets, failures):
         files |= _files(table, table.title)
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
@@ -228,7 +231,7 @@ def write(
         "sheet.html",
         sheet=sheet,
         facets=[_shown(sheet, facet, made[facet.slug], drawn[facet.slug]) for facet in facets],
-        left=_left(facets, failures),
+        beyond=_beyond(sheet, facets, failures),
         verdicts=verdicts,
         scores=scores.scores(verdicts),
         cells=behind.cells,

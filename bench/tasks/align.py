@@ -4,7 +4,7 @@
     tune        trials of strengths on tune prompts
     eval        the strength that was chosen, on prompts that nothing was chosen on
     error       the estimator against the truth, at latents on the way of unsteered samples
-    cost        one guided step beside an unsteered one and beside classic DPS, in turns
+    cost        one guided step beside an unsteered one and, if asked, one of classic DPS, in turns
     walk        the kinds of steps that a sample of particles is made of, in turns
 
 The chosen strength has the highest target reward among those that show the prompt at most `slack`

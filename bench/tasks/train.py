@@ -229,7 +229,7 @@ class School:
         keys = [(c, k) for c in prompts for k in range(self.protocol.samples)]
         c = [text for text, _ in keys]
         rng = Streams(derive(self.seed, "judged", *key) for key in keys)
-        z = rng.normal(policy.like.new_empty(len(keys), *policy.latent))
+        z = rng.normal(policy.network.empty_latents(len(keys)))
         sampler, parts = Ode(policy.holding(policy.averaged)), []
         for rows in batches(len(keys), self.protocol.batch):
             parts.append(sample(sampler, z[rows], self.times, c[rows]))

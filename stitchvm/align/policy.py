@@ -49,11 +49,6 @@ class Policy:
         """Shape of one latent."""
         return self.network.latent
 
-    @property
-    def like(self) -> Tensor:
-        """A weight: its dtype and device are the latents'."""
-        return next(iter(self.weights.values()))
-
     def everything(self) -> list[Tensor]:
         """All values of the weights that it holds, and the network's others."""
         return [*self.network.state_dict().values(), *self.old.values(), *self.averaged.values()]

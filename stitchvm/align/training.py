@@ -319,13 +319,14 @@ def flat(reward: Tensor, group: int) -> float:
 
 def starts(run: Training, samples: Samples) -> Tensor:
     """Noise that rollouts start from, (B, *latent)."""
-    like = run.policy.like
-    return samples.rng.child("z_1").normal(like.new_empty(len(samples), *run.policy.latent))
+    return samples.rng.child("z_1").normal(run.policy.network.empty_latents(len(samples)))
 
 
 def grid(run: Training, times: Sequence[float]) -> Tensor:
     """Times on the policy's device, (steps + 1,)."""
-    return torch.tensor(times, dtype=torch.float64, device=run.policy.like.device)
+    return torch.tensor(
+        times, dtype=torch.float64, device=run.policy.network.empty_latents(0).device
+    )
 
 
 @torch.no_grad()

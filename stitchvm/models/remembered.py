@@ -27,6 +27,7 @@ class RememberedTexts(Texts):
         identity: Of the encoders and their precision: others have other files.
         length: Tokens of the T5 part.
         expected: Prompts to encode as well whenever encoders are read.
+        place: Where encoders run; None: where embeddings are asked for.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class RememberedTexts(Texts):
         identity: str,
         length: int,
         expected: Callable[[], Prompts] = tuple,
+        place: torch.device | None = None,
     ) -> None:
         super().__init__(None, length)
         self.read, self.folder, self.identity = read, folder, identity
-        self.expected = expected
+        self.expected, self.place = expected, place
 
     def encode(self, prompt: str, device: torch.device) -> Text:
         """The embedding of one prompt, (1, L, D) and (1, P); asks for the expected ones too.
@@ -79,6 +81,7 @@ class RememberedTexts(Texts):
         """Encode prompts, and all expected ones that are not there, and forget the encoders."""
         if device.type == "meta":
             raise ValueError("expected a device with numbers to encode prompts on, got meta")
+        device = self.place or device
         self.folder.mkdir(parents=True, exist_ok=True)
         texts = self.read().to(device)
         for one in dict.fromkeys([*prompts, *self.expected()]):

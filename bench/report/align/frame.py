@@ -77,6 +77,7 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     spec = record["spec"]
     shared = provenance(record) | {
         "algorithm_build": spec["algorithm"]["build"],
+        "world_build": spec["world"]["build"],
         **{f"algorithm.{k}": v for k, v in spec["algorithm"]["settings"].items()},
         **{k: spec["protocol"][k] for k in ("steps", "cfg", "trials")},
     }

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report import numbers, sheet
+from bench.report.align import paths
 from bench.report.align.claims import CLAIMS
 from bench.report.align.frame import judged, tidy, unsteered_of
 from bench.report.align.plots import figures
@@ -90,4 +91,5 @@ SHEET = Sheet(
     claims=CLAIMS,
     tables=tables,
     figures=figures,
+    across=paths.across,
 )

@@ -53,9 +53,11 @@ def tables(facet: Facet) -> list[Table]:
               aggregates(rows, reference(rows))),
         Table("steps", "A guided step beside an unsteered one"
               + (", and beside classic DPS" if _classic(rows) else ""),
-              "Timed in turns in one process; classic DPS: Tweedie through frozen weights, its "
-              "velocity the sampler's own. Memory: live tensors above weights and inputs; "
-              "with weights: all that the GPU's allocator gave out.",
+              "Timed in turns in one process"
+              + ("; classic DPS: Tweedie through frozen weights, its velocity the sampler's own. "
+                 if _classic(rows) else ". ")
+              + "Memory: live tensors above weights and inputs; with weights: all that the GPU's "
+              "allocator gave out.",
               steps(rows)),
         Table("stages", "Where the time of a guided step goes",
               "In unsteered steps, each stage by the clock in calls of its own; what is computed "

@@ -2,7 +2,7 @@
 
     compile         every block of denoiser and reward, so of trunk and tail, by torch.compile
     channels_last   the decoder's weights, as convolutions of a GPU read them
-    offload         the generator's blocks wait in main memory: room for time, equal to the bit
+    offload         the generator's blocks wait in main memory, where text encoders run as well
 
 A compiled block is of a subclass of its class, whose forward pass is compiled once for all blocks
 of a kind: weights keep their names, and copies - a finetuned tail, a twin with LoRA - are compiled
@@ -18,7 +18,7 @@ from torch import nn
 
 from bench.worlds.full import Fast
 from stitchvm.models.clip import ClipTower
-from stitchvm.models.offload import offload
+from stitchvm.models.offload import offload, pin
 from stitchvm.models.pipeline import PipelineBackbone
 
 N = TypeVar("N", bound=nn.Module)
@@ -46,6 +46,8 @@ def quick_backbone(
     if "offload" in fast:
         offload(backbone.blocks)
         backbone.to(device)
+        if torch.device(device).type == "cuda":
+            pin(backbone.blocks)
     quick_decoder(backbone.vae, fast)
     return backbone
 

@@ -92,6 +92,7 @@ class StoredParts(Parts):
             f"{self.generator} {self.dtype}",
             length,
             self.expected,
+            None if device == self.device else torch.device(device),
         )
         given: dict[str, Any] = {"device": device, "dtype": self.dtype}
         with quietly():
