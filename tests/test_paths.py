@@ -20,7 +20,7 @@ def step(seconds, allocated=None, live=GB):
 
 def measured(world, row, paths=(), reward="clip", **settings):
     """A record of a step in a world of a model, with its paths."""
-    made = record("align", rows=[row], reward=reward)
+    made = record("align", "untrained", [row], reward=reward)
     made["id"] = f"{world}-{reward}"
     made["coordinates"]["world"] = world
     fast = {} if paths is None else {"fast": list(paths)}
@@ -86,13 +86,14 @@ def test_a_cpu_says_its_live_memory():
 
 
 def test_the_table_stands_on_page_in_files_and_in_text(tmp_path):
-    frame = tidy([measured("plain", PLAIN), measured("quick", PLAIN, ["compile"])])
+    frame = tidy([measured("a DiT", PLAIN), measured("quick", PLAIN, ["compile"])])
     assert "Fast paths, over the same step without them" in sheet.text(SHEET, frame, [], 200)
     files, page = sheet.write(SHEET, frame.assign(pictures=None), [], [], tmp_path)
     assert tmp_path / "tables" / "paths.md" in files
     said = page.read_text()
     assert "Fast paths, over the same step without them" in said
     assert "not in turns" in said
+    assert "A DiT world: did not hold" in said  # a model keeps its letters
 
 
 def test_without_paths_there_is_no_table():

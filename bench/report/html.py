@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench.report.grid import grid
+from bench.report.lettering import capital
 
 HERE = Path(__file__).parent
 SCRIPT = "page.js"
@@ -36,6 +37,7 @@ def rendered(template: str, **shown: Any) -> str:
         finalize=isolated,
     )
     environment.globals["laid_out"] = grid
+    environment.filters["capital"] = capital
     script = (HERE / SCRIPT).read_text(encoding="utf-8")
     return environment.get_template(template).render(
         script=Markup(script),
