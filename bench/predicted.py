@@ -3,6 +3,9 @@
 FLOPs and peak bytes are counted operator by operator as shapes go through the same code that runs
 later.  Attention keeps no scores, as fused kernels on a GPU; on meta it would run as products.
 
+Of blocks that wait in main memory, LoRA weights and what an optimiser keeps of them wait there as
+well, but count as the device's: a little too much.
+
 Not predicted: the workspace of libraries, fragmentation, the CUDA context; and what depends on
 numbers, such as whether two different latents of one shape are remembered.
 """
