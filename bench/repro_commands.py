@@ -1,5 +1,6 @@
 """stitchbench repro: the paper's claims beside what is measured here."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,16 +23,24 @@ INTERRUPTED = 130
 @click.option("--store", type=Path, help="Only read this store.")
 @click.option("--run", "fresh", is_flag=True, help="Run what is missing of the suite first.")
 @click.option("--quick", is_flag=True, help="The suite's shortened form, where it is run.")
-@click.option("--out", type=Path, help="Also write claims.md, csv and tex here.")
+@click.option("--every", is_flag=True, help="All evidence, not what decides a claim alone.")
+@click.option("--out", type=Path, help="Also write claims.md, csv and tex, and evidence.csv here.")
 @click.pass_context
 @careful
 def repro(
-    ctx: click.Context, name: str, store: Path | None, out: Path | None, **options: bool
+    ctx: click.Context,
+    name: str,
+    store: Path | None,
+    out: Path | None,
+    *,
+    every: bool,
+    **options: bool,
 ) -> None:
     """Print what the paper claims in table NAME beside what is found here; `all` for every one.
 
     Read is, in this order, --store, your own run (results/runs), a reference run (results). A
     table of which there is nothing is run; `all`, which would take hours, runs with --run alone.
+    Each claim is judged once, over all rewards and batches: one where it did not hold is enough.
     """
     from bench.report import repro as tables  # noqa: PLC0415 - imports pandas
     from bench.report.scores import UNTESTABLE  # noqa: PLC0415
@@ -51,8 +60,9 @@ def repro(
                 raise
             click.echo(f"{one}: {UNTESTABLE}: {error.message}")
             continue
-        found.append(known)
-        click.echo("\n".join(tables.text(one, known)))
+        for each in (known, *_also(one, store)):
+            found.append(each)
+            click.echo("\n".join(tables.text(one, each, every=every)))
     if out is not None:
         for path in _write(found, out):
             click.echo(path)
@@ -86,6 +96,16 @@ def _folders(table: str, store: Path | None) -> list[Path]:
     return [RUNS / folder, REFERENCE / folder] if store is None else [store]
 
 
+def _also(table: str, store: Path | None) -> "Iterator[Found]":
+    """What further reference runs can say of a table."""
+    from bench.report import repro as tables  # noqa: PLC0415
+    from bench.report.scores import UNTESTABLE  # noqa: PLC0415
+
+    for folder in () if store is not None else tables.TABLES[table].also:
+        if known := tables.read(table, [REFERENCE / folder]):
+            yield known._replace(lines=[x for x in known.lines if x.verdict != UNTESTABLE])
+
+
 def _run(ctx: click.Context, suite: str, *, quick: bool) -> None:
     """Run what is missing of a suite; cells that fail are no reason to stop."""
     try:
@@ -96,9 +116,9 @@ def _run(ctx: click.Context, suite: str, *, quick: bool) -> None:
 
 
 def _write(found: "list[Found]", out: Path) -> list[Path]:
-    """The claims as md, csv and tex."""
+    """The claims as md, csv and tex, and all that they stand on."""
     from bench.report import repro as tables  # noqa: PLC0415
-    from bench.report.book import CLAIMS  # noqa: PLC0415
+    from bench.report.book import CLAIMS, EVIDENCE  # noqa: PLC0415
     from bench.report.typeset import latex, markdown  # noqa: PLC0415
 
     table = tables.table(found)
@@ -106,6 +126,7 @@ def _write(found: "list[Found]", out: Path) -> list[Path]:
     files = {
         "claims.md": markdown(table),
         CLAIMS: table.to_csv(index=False, lineterminator="\n"),
+        EVIDENCE: tables.evidence(found).to_csv(index=False, lineterminator="\n"),
         "claims.tex": latex(table, "What the paper claims, and what is found here"),
     }
     for file, content in files.items():

@@ -79,12 +79,36 @@ def test_what_a_report_wrote_is_read_again(tmp_path, monkeypatch):
     folder = tmp_path / "results" / "table5"
     folder.mkdir(parents=True)
     (tmp_path / "report" / "tables" / "claims.csv").rename(folder / "claims.csv")
+    alone = call("repro", "table5", "--every")
+    assert "was not kept with these claims" in alone
+    (tmp_path / "report" / "tables" / "evidence.csv").rename(folder / "evidence.csv")
+    every = call("repro", "table5", "--every", "--out", tmp_path / "out").splitlines()
+    whole = call("repro", "table5", "--every", "--store", store.path).splitlines()
+    assert every[1:-4] == whole[1:]
+    assert not any("more)" in line for line in every)
+    known = pd.read_csv(tmp_path / "out" / "evidence.csv")
+    shown = [line for line in every if re.match(r" +(held|undecided|did not hold)  - ", line)]
+    assert len(known) == len(shown) > len(known["claim"].unique())
     first = call("repro", "table5", "--store", store.path).splitlines()
     again = call("repro", "table5").splitlines()
     assert again[0].endswith("from results/table5/claims.csv")
     assert again[1:] == first[1:]
     (folder / "claims.csv").write_text("a,b\n1,2\n")
     assert "with columns table, claim, paper" in " ".join(call("repro", "table5", code=2).split())
+
+
+def test_further_reference_runs_are_shown_beside_the_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, verdict in (("table1", "did not hold"), ("h200/cost-dps", "held")):
+        (tmp_path / "results" / folder).mkdir(parents=True)
+        lines = [Score("table1", "leaner", "1", "2", verdict),
+                 Score("table1", f"of {folder} alone", "1", "2", "not testable here")]  # fmt: skip
+        repro.listed(lines).to_csv(tmp_path / "results" / folder / "claims.csv", index=False)
+    said = call("repro", "table1")
+    assert re.search("did not hold  leaner.*results/h200/cost-dps.* held  leaner", said, re.S)
+    assert "of table1 alone" in said
+    assert "of h200/cost-dps alone" not in said  # what it cannot test the first one says
+    assert "h200" not in call("repro", "table1", "--store", tmp_path / "results" / "table1")
 
 
 def test_own_runs_come_before_reference_runs(tmp_path):

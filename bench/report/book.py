@@ -18,7 +18,7 @@ from bench.statuses import ending
 from bench.store import Store
 
 Record = dict[str, Any]
-PAGE, CLAIMS = "index.html", "claims.csv"
+PAGE, CLAIMS, EVIDENCE = "index.html", "claims.csv", "evidence.csv"
 
 
 class Chapter(NamedTuple):
@@ -81,7 +81,7 @@ def write(store: Store, out: Path) -> Written:
             continue
         folder = out if len(found) == 1 else out / task
         beside, page = VIEWS[task].report(store, frame, failed, folder, behind[task])
-        beside.append(_claims(behind[task], folder / "tables" / CLAIMS))
+        beside += _claims(behind[task], folder / "tables")
         if len(found) == 1:
             return beside, page
         files += [*beside, page]
@@ -93,11 +93,16 @@ def _judged(chapter: Chapter) -> list[Any]:
     return [] if chapter.frame.empty else VIEWS[chapter.task].judge(chapter.frame)
 
 
-def _claims(behind: Behind, out: Path) -> Path:
+def _claims(behind: Behind, out: Path) -> list[Path]:
     """Write what a chapter says to the paper's claims, for `stitchbench repro`."""
-    found = scores.scores(behind.verdicts or ())
-    scores.listed(found).to_csv(out, index=False, lineterminator="\n")
-    return out
+    verdicts = behind.verdicts or []
+    tables = {
+        CLAIMS: scores.listed(scores.scores(verdicts)),
+        EVIDENCE: scores.listed_pieces(scores.pieces(verdicts)),
+    }
+    for name, table in tables.items():
+        table.to_csv(out / name, index=False, lineterminator="\n")
+    return [out / name for name in tables]
 
 
 def _first(

@@ -7,15 +7,25 @@ reference run (`claims.csv`, which a report writes), the nearer first.
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 
-from bench.report.book import CLAIMS, chapters
+from bench.report.book import CLAIMS, EVIDENCE, chapters
 from bench.report.marks import line
-from bench.report.scores import UNTESTABLE, Score, listed, scores
+from bench.report.scores import (
+    UNTESTABLE,
+    Piece,
+    Score,
+    listed,
+    listed_pieces,
+    pieces,
+    scores,
+)
 from bench.report.views import VIEWS
 from bench.store import Store
+
+T = TypeVar("T", Score, Piece)
 
 
 class Printed(NamedTuple):
@@ -24,13 +34,14 @@ class Printed(NamedTuple):
     about: str
     suite: str
     task: str
+    also: tuple[str, ...] = ()  # folders of further reference runs
 
 
 TABLES = {
     "fig2": Printed("values against noise", "value-shapes", "value"),
     "fig3": Printed("more particles or more proposals", "fig3", "align"),
     "fig6": Printed("where to stitch", "fig6", "interface"),
-    "table1": Printed("DPS", "table1", "align"),
+    "table1": Printed("DPS", "table1", "align", ("h200/cost-dps",)),
     "table2": Printed("FK steering", "table2", "align"),
     "table3": Printed("training", "table3", "train"),
     "table4": Printed("what StitchVM costs to make", "table4", "cost"),
@@ -40,10 +51,11 @@ TABLES = {
 
 
 class Found(NamedTuple):
-    """The lines of a table, and where they are from."""
+    """The lines of a table, where they are from, and all that they stand on, if it is known."""
 
     source: str
     lines: list[Score]
+    pieces: list[Piece] = []
 
 
 def has_records(folder: Path) -> bool:
@@ -55,41 +67,69 @@ def read(name: str, folders: Iterable[Path]) -> Found | None:
     """A table's claims from the first folder that knows of them; None where none does."""
     for folder in folders:
         if has_records(folder):
-            return Found(str(folder), of_store(name, Store(folder)))
+            return of_store(name, Store(folder))
         if (folder / CLAIMS).is_file():
-            return Found(str(folder / CLAIMS), of_file(name, folder / CLAIMS))
+            return of_folder(name, folder)
     return None
 
 
-def of_store(name: str, store: Store) -> list[Score]:
+def of_store(name: str, store: Store) -> Found:
     """What a store says to the claims of a table; all of them, also those that it cannot test."""
     task = TABLES[name].task
     frames = [c.frame for c in chapters(store.latest().values(), store) if c.task == task]
-    frame = frames[0] if frames else pd.DataFrame()
-    return [one for one in scores(VIEWS[task].judge(frame)) if one.table == name]
+    judged = VIEWS[task].judge(frames[0] if frames else pd.DataFrame())
+    return Found(
+        str(store.path),
+        [one for one in scores(judged) if one.table == name],
+        [one for one in pieces(judged) if one.table == name],
+    )
 
 
-def of_file(name: str, path: Path) -> list[Score]:
-    """The claims of a table as a report has written them.
+def of_folder(name: str, folder: Path) -> Found:
+    """The claims of a table as a report has written them, with what they stand on, if kept.
 
     Raises:
-        ValueError: if the file is no list of claims.
+        ValueError: if a file is no list of claims, or of evidence.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(table.columns) != list(Score._fields):
-        raise ValueError(f"expected {path} with columns {', '.join(Score._fields)}, got "
-                         f"{', '.join(table.columns)}")  # fmt: skip
-    return [Score(*row) for row in table.itertuples(index=False) if row[0] == name]
+    known = _read(name, folder / EVIDENCE, Piece) if (folder / EVIDENCE).is_file() else []
+    return Found(str(folder / CLAIMS), _read(name, folder / CLAIMS, Score), known)
 
 
-def text(name: str, found: Found) -> Iterator[str]:
-    """A table's claims for a terminal, a few lines each."""
+def _read(name: str, path: Path, kind: type[T]) -> list[T]:
+    """The rows of a table of the paper in a file."""
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(rows.columns) != list(kind._fields):
+        raise ValueError(f"expected {path} with columns {', '.join(kind._fields)}, got "
+                         f"{', '.join(rows.columns)}")  # fmt: skip
+    return [kind(*row) for row in rows.itertuples(index=False) if row[0] == name]
+
+
+def text(name: str, found: Found, *, every: bool = False) -> Iterator[str]:
+    """A table's claims for a terminal, a few lines each.
+
+    Args:
+        name: Of the table.
+        found: What is known.
+        every: Whether all that a claim stands on is shown, not what decides it alone.
+    """
     yield f"{name} ({TABLES[name].about}), from {found.source}"
     for one in found.lines:
         yield f"  {one.verdict:>18}  {line(one.claim)}"
         yield f"  {'the paper':>18}  {line(one.paper)}"
-        if one.verdict != UNTESTABLE:
+        if one.verdict == UNTESTABLE:
+            continue
+        mine = [piece for piece in found.pieces if every and piece.claim == one.claim]
+        if not mine:
             yield f"  {'here':>18}  {line(one.here)}"
+        for piece in mine:
+            yield f"  {piece.says:>18}  - {line(piece.where)}: {line(piece.figures)}"
+    if every and found.lines and not found.pieces:
+        yield "  what else there is was not kept with these claims: a run of your own has it"
+
+
+def evidence(found: Iterable[Found]) -> pd.DataFrame:
+    """All that lines stand on as one table of text."""
+    return listed_pieces(one for each in found for one in each.pieces)
 
 
 def table(found: Iterable[Found]) -> pd.DataFrame:

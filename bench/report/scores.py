@@ -58,6 +58,26 @@ class Score(NamedTuple):
     verdict: str
 
 
+class Piece(NamedTuple):
+    """A piece of evidence: the paper's table, the claim, where, what it says, and the figures."""
+
+    table: str
+    claim: str
+    where: str
+    says: str
+    figures: str
+
+
+def pieces(found: Iterable[Judged]) -> list[Piece]:
+    """All evidence of those claims that are the paper's."""
+    return [
+        Piece(one.claim.table, one.claim.statement, e.where, verdict([e.held]), e.figures)
+        for one in found
+        if one.claim.source.startswith(PAPER)
+        for e in one.evidence
+    ]
+
+
 def scores(found: Iterable[Judged]) -> list[Score]:
     """The lines of those claims that are the paper's, those that nothing here tests last."""
     lines = [score(one) for one in found if one.claim.source.startswith(PAPER)]
@@ -83,3 +103,8 @@ def _here(evidence: list[Evidence]) -> str:
 def listed(found: Iterable[Score]) -> pd.DataFrame:
     """Lines as a table of text."""
     return pd.DataFrame(list(found), columns=list(Score._fields))
+
+
+def listed_pieces(found: Iterable[Piece]) -> pd.DataFrame:
+    """Pieces of evidence as a table of text."""
+    return pd.DataFrame(list(found), columns=list(Piece._fields))
