@@ -17,6 +17,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any, Self
@@ -363,8 +364,10 @@ def commit(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)  # of a full disk, what it holds is needed
+    except OSError as error:
+        with suppress(OSError):  # as where nothing can be written
+            temporary.unlink()  # of a full disk, what it holds is needed
+        error.filename = str(path)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

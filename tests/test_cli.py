@@ -219,6 +219,16 @@ def test_refusals(suite, tmp_path):
     assert "did you mean" in said("plot", store, "--y", "rmsee")
 
 
+def test_folders_that_cannot_be_written_to_are_refused(suite, tmp_path):
+    store, file = tmp_path / "store", tmp_path / "file"
+    call("run", suite, "--store", store, "--only", "estimator=truth")
+    file.write_text("")
+    for command in ("table", "plot", "report"):
+        told = said(command, store, "--out", file / "below")
+        assert f"expected to read or write {file / 'below'}" in told
+        assert "got Not a directory" in told
+
+
 def test_measurements_of_other_code_are_named(suite, tmp_path, monkeypatch):
     store = tmp_path / "store"
     assert "other code" not in call("run", suite, "--store", store)

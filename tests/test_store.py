@@ -13,7 +13,7 @@ from bench import suite as suites
 from bench.how import INLINE
 from bench.plan import plan
 from bench.run import run
-from bench.store import Store
+from bench.store import Store, commit
 
 TINY = {"build": "gaussian", "latent": [2, 2, 1], "components": 3, "rank": 2, "prompts": 4}
 
@@ -193,3 +193,11 @@ def test_loading_warns_of_what_it_skips(full, cells, tmp_path):
     record_of(store, cells[0]).write_bytes(b"")
     with pytest.warns(UserWarning, match="skipped, not readable as JSON"):
         assert len(bench.load(tmp_path)) == 4
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_to_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "record.json"
+    with pytest.raises(NotADirectoryError) as refused:
+        commit(path, b"{}")
+    assert refused.value.filename == str(path)
