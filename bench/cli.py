@@ -89,7 +89,8 @@ def cli() -> None:
     """Judge value estimators for diffusion alignment: bias, cost, and where to trust which.
 
     Exit codes: 0 all went well, 1 some cells failed, 2 bad input, 3 nothing succeeded, 4 a gate
-    failed, 5 cells are left for want of time, 130 interrupted (finished cells are kept).
+    failed, 5 cells are left for want of time or at work in another runner, 130 interrupted
+    (finished cells are kept).
     """
 
 

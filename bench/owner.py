@@ -31,9 +31,14 @@ class Owner(NamedTuple):
     created: float
 
     @property
+    def here(self) -> bool:
+        """Whether it is of this machine, where one can see if it lives."""
+        return self.host == socket.gethostname()
+
+    @property
     def alive(self) -> bool:
         """Whether it may be at work: known of this machine, assumed of others."""
-        if self.host != socket.gethostname():
+        if not self.here:
             return True
         try:
             process = psutil.Process(self.pid)

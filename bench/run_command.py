@@ -27,10 +27,10 @@ from bench.suite import Suite, load
 F = TypeVar("F", bound=Callable[..., Any])
 SUMMARY = {
     "skipped": "{} skipped",
-    "elsewhere": "{} at work in another runner (--unlock takes them over)",
+    "elsewhere": "{} at work in another runner",
     "left": "{} left, for which the same command goes on",
 }
-LEFT = 5  # exit code: nothing failed, and the time was too short for all
+LEFT = 5  # exit code: nothing failed, and some cells are not done, for want of time or elsewhere
 
 
 def running(command: F) -> F:
@@ -124,8 +124,19 @@ def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> N
     parts += [f"{counts['error']} failed"]
     parts += [words.format(counts[name]) for name, words in SUMMARY.items() if name in counts]
     click.echo(f"{', '.join(parts)}; records in {folder.path}")
+    if "elsewhere" in counts:
+        _tell_of_owners(folder, ids)
     code = _show(folder, ids)
-    ctx.exit(LEFT if "left" in counts and counts["error"] == 0 else code)
+    undone = "left" in counts or "elsewhere" in counts
+    ctx.exit(LEFT if undone and counts["error"] == 0 else code)
+
+
+def _tell_of_owners(store: Store, cells: Iterable[str]) -> None:
+    """Say which runners of other machines may have ended: nobody here can see that."""
+    for owner in sorted({owner for owner in store.owners(cells) if not owner.here}):
+        click.echo(
+            f"if {owner} has ended, which cannot be seen here, --unlock takes its cells over"
+        )
 
 
 def expect_gpu(suite: Suite, device: str) -> None:

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
@@ -191,6 +191,15 @@ class Store:
         """Who is at work in an attempt: nobody once it has a record or its owner died."""
         owner = None if (attempt / RECORD).is_file() else owner_of(attempt)
         return owner if owner is not None and owner.alive else None
+
+    def owners(self, cells: Iterable[str]) -> Iterator[Owner]:
+        """Who is at work on cells, an owner for each that has one."""
+        for cell in cells:
+            folder = self.path / "cells" / cell
+            last = max(self.attempts(cell), default=0) if folder.is_dir() else 0
+            owner = self.at_work(folder / f"{last:04d}") if last else None
+            if owner is not None:
+                yield owner
 
     def withdraw(self, attempt: Path) -> None:
         """Give back an attempt that was begun and in which nothing was done."""

@@ -325,6 +325,22 @@ def test_an_owner_on_another_machine_is_taken_over_only_when_told_to(tmp_path):
     assert run([cell], store, How("inline", unlock=True))["ok"] == 1
 
 
+@pytest.mark.parametrize(("host", "advised"), [(me().host, False), ("elsewhere.example", True)])
+def test_cells_at_work_elsewhere_are_left_and_none_is_said_to_fail(
+    host, advised, tmp_path, capsys
+):
+    file, store = tmp_path / "mine.yaml", Store(tmp_path / "store")
+    axes, about = {"estimator": ["constant", "tweedie"]}, {"about": "-", "minutes": 0.1}
+    made = {"name": "mine", "isolation": "inline", "defaults": DEFAULTS, "axes": axes, **about}
+    file.write_text(json.dumps(made))
+    attempt = store.begin(planned()[0].id)
+    (attempt / OWNER).write_text(json.dumps(me()._replace(host=host)._asdict()))
+    assert _code(["run", str(file), "--store", str(store.path)]) == 5
+    out = capsys.readouterr().out
+    assert "1 cells measured, 0 were there, 0 failed, 1 at work in another runner;" in out
+    assert ("on elsewhere.example has ended" in out) == advised == ("--unlock" in out)
+
+
 def test_a_process_of_the_same_id_that_began_later_is_another_one():
     assert me().alive
     assert not me()._replace(created=me().created - 60).alive
