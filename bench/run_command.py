@@ -174,10 +174,12 @@ def _show(store: Store, cells: set[str]) -> int:
     """Print what a store, read once, says of cells; returns the exit code."""
     from bench.report.book import chapters  # noqa: PLC0415 - imports pandas
 
-    latest = {cell: record for cell, record in store.latest().items() if cell in cells}
+    every = store.latest()
+    latest = {cell: record for cell, record in every.items() if cell in cells}
     _warn_of_other_code(latest.values())
     print_table(chapters(latest.values(), store), store)
-    click.echo(f"the page: stitchbench report {store.path}")
+    if any(record["status"] == "ok" for record in every.values()):  # else it has nothing to show
+        click.echo(f"the page: stitchbench report {store.path}")
     return _exit_code(latest, cells)
 
 

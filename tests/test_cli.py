@@ -249,12 +249,14 @@ def test_a_failure_is_shown_and_sets_the_exit_code(tmp_path):
     bad = {"name": "bad", "build": "monte_carlo", "particles": 0}
     path.write_text(yaml.safe_dump(SUITE | {"axes": {"estimator": ["tweedie", bad]}}))
     out = call("run", path, "--store", store, code=1)
+    assert f"the page: stitchbench report {store}" in out
     assert "failed: bad (quadratic): ValueError: expected particles >= 1, got 0" in out
     call("report", store)
     assert "expected particles &gt;= 1, got 0" in (store / "report" / "index.html").read_text()
     only = tmp_path / "only.yaml"
     only.write_text(yaml.safe_dump(SUITE | {"axes": {"estimator": [bad]}}))
-    call("run", only, "--store", tmp_path / "empty", code=3)
+    assert "the page:" not in call("run", only, "--store", tmp_path / "empty", code=3)
+    assert "expected at least one measured cell" in said("report", tmp_path / "empty")
 
 
 def test_the_readme_is_true(tmp_path, monkeypatch):
