@@ -94,9 +94,13 @@ def run(ctx: click.Context, suite: str, store: Path | None, **options: Any) -> N
     names = ("world", "changes", "only", "seed", "quick", "device", "threads")
     chosen = {name: options.pop(name) for name in names}
     began, anyway, manner = time.perf_counter(), options.pop("anyway"), _manner(**options)
-    if not (anyway or chosen["quick"]):
-        expect_gpu(load(suite, chosen["world"]), chosen["device"])
+    asked = load(suite, chosen["world"])
+    whole = _whole(asked) if chosen["quick"] else [asked.name]
+    if whole and not anyway:
+        expect_gpu(asked, chosen["device"])
     loaded, cells = planned(suite, **chosen)
+    for name in whole if chosen["quick"] else []:
+        click.echo(f"{name} has no shortened form: it runs whole", err=True)
     folder, ids = Store(store or RUNS / loaded.name), {cell.id for cell in cells}
     if manner["processes"] is None:
         manner["processes"] = 1 if chosen["quick"] else loaded.processes
@@ -139,6 +143,12 @@ def _tell_of_owners(store: Store, cells: Iterable[str]) -> None:
         )
 
 
+def _whole(suite: Suite) -> list[str]:
+    """The names of those in a suite that have no shortened form."""
+    members = [load(name) for name in suite.suites] or [suite]
+    return [member.name for member in members if not member.quick]
+
+
 def expect_gpu(suite: Suite, device: str) -> None:
     """Refuse a CPU where it would take days.
 
@@ -146,11 +156,11 @@ def expect_gpu(suite: Suite, device: str) -> None:
         ValueError: for a suite that is meant for a GPU.
     """
     if suite.for_gpu and device == "cpu":
+        quick = f"`stitchbench run {suite.name} --quick` rehearses it here, "
         raise ValueError(
             f"expected --device cuda for {suite.name!r}, which is meant for {suite.where}, got "
-            f"cpu: `stitchbench run {suite.name} --quick` rehearses it here, `stitchbench predict "
-            f"{suite.name}` says what it will cost (but for the task `cost`), and --anyway runs "
-            f"it all the same"
+            f"cpu: {'' if _whole(suite) else quick}`stitchbench predict {suite.name}` says what "
+            f"it will cost (but for the task `cost`), and --anyway runs it all the same"
         )
 
 

@@ -244,6 +244,18 @@ def test_a_device_that_is_not_there(suite, tmp_path):
     )
 
 
+def test_a_suite_without_a_shortened_form_says_that_it_runs_whole(suite, tmp_path):
+    line = "mine has no shortened form: it runs whole"
+    out = call("run", suite, "--store", tmp_path / "s", "--quick")
+    assert out.startswith(line)
+    suite.write_text(yaml.safe_dump(SUITE | {"quick": {"replicates": 3}}))
+    assert line not in call("run", suite, "--store", tmp_path / "s", "--quick")
+    suite.write_text(yaml.safe_dump(SUITE | {"where": "one GPU"}))
+    refusal = said("run", suite, "--quick")
+    assert "expected --device cuda for 'mine'" in refusal
+    assert "--quick` rehearses" not in refusal
+
+
 def test_a_failure_is_shown_and_sets_the_exit_code(tmp_path):
     store, path = tmp_path / "store", tmp_path / "bad.yaml"
     bad = {"name": "bad", "build": "monte_carlo", "particles": 0}
