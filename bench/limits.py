@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 
 SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-BYTES = {
-    "": 1,
+BYTES = {  # a number without a unit is meant as gigabytes, and would be bytes
     "B": 1,
     **{f"{p}B": 1000**k for k, p in enumerate("kMGT", 1)},
     **{f"{p}iB": 1024**k for k, p in enumerate("KMGT", 1)},

@@ -284,6 +284,7 @@ def test_tables_call_a_cell_that_declined_skipped(fakes, tmp_path, capsys):
     [
         (["--timeout", "soon"], "expected a time such as 90s, 15min or 2h, got 'soon'"),
         (["--mem-limit", "lots"], "expected a size such as 24GiB or 500MB, got 'lots'"),
+        (["--mem-limit", "24"], "expected a size such as 24GiB or 500MB, got '24'"),
         (["--rerun", "broken"], "expected --rerun of none, failed, oom, stale, all, got 'broken'"),
         (["--device", "cuda:7"], "expected a device of this machine, cpu"),
     ],
@@ -301,7 +302,7 @@ def _code(arguments):
 
 def test_times_and_sizes_are_read():
     assert (seconds("90"), seconds("1.5h"), seconds("15 min")) == (90, 5400, 900)
-    assert (memory("24GiB"), memory("500MB"), memory("7")) == (24 * 2**30, 500_000_000, 7)
+    assert (memory("24GiB"), memory("500MB"), memory("7B")) == (24 * 2**30, 500_000_000, 7)
 
 
 def test_a_living_owner_keeps_others_out_and_a_dead_one_does_not(tmp_path):
