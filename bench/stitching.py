@@ -287,7 +287,13 @@ class Workshop:
             if path.is_file():
                 tried = [Trial(**trial) for trial in json.loads(path.read_text())["trials"]]
                 return sorted(tried, key=lambda trial: trial.held_loss)
-        raise ValueError(f"expected trials of learning rates in {paths[0]}, got none")
+        self.world.reward(owner.reward)  # of a reward nobody knows there is more to say
+        pick = "" if owner.chosen == "cheap" else f" --pick {owner.chosen}"
+        raise ValueError(
+            f"expected trials of learning rates in {paths[0]}, got none: `stitchbench stitch tune "
+            f"... --reward {owner.reward} --arm {owner.arm}{pick}` makes them, and --rate goes "
+            f"without"
+        )
 
     def train(
         self,
@@ -308,15 +314,15 @@ class Workshop:
             The records that were not made before.
 
         Raises:
-            ValueError: if a folder is of another recipe.
+            ValueError: if a folder is of another recipe, or no rate is given and none was tuned.
         """
+        rates = [rate or self.rate(job) for job in jobs]  # before the work of a search
         backbone = self._shared(recipe)
         students = [self.begin(job, backbone) for job in jobs]
         runs = []
-        for job, student, data in zip(
-            jobs, students, self.data(jobs, "train", self.count), strict=True
-        ):
-            own = replace(self.recipe(job, recipe), rate=rate or self.rate(job))
+        lessons = self.data(jobs, "train", self.count)
+        for job, student, data, tuned in zip(jobs, students, lessons, rates, strict=True):
+            own = replace(self.recipe(job, recipe), rate=tuned)
             about = self._about(job)
             run = finetune(
                 student,

@@ -652,7 +652,15 @@ def test_processes_do_not_share_a_gpu(tmp_path, capsys, monkeypatch):
 
 def test_commands_say_what_is_missing(tmp_path, capsys):
     few = ("--steps", 2, "--batch", 4, "--images", 16)
-    assert run("train", "shapes", "--reward", "clip", *few, "--out", tmp_path) == 2
-    assert "expected trials of learning rates in" in capsys.readouterr().err
+    given = ("train", "shapes", *few, "--out", tmp_path)
+    for pick, said in (("cheap", ""), ("4,1", " --pick 4,1")):
+        assert run(*given, "--reward", "clip", "--arm", "stitched_snr", "--pick", pick) == 2
+        err = capsys.readouterr().err
+        assert "expected trials of learning rates in" in err
+        tune = f"stitchbench stitch tune ... --reward clip --arm stitched_free{said}`"
+        assert f"{tune} makes them, and --rate goes without" in err
+    assert run(*given, "--reward", "beauty") == 2
+    assert "expected a reward in" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # refused before any work
     assert run("search", "shapes", "--reward", "beauty", "--out", tmp_path) == 2
     assert "expected a reward in" in capsys.readouterr().err
