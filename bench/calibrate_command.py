@@ -8,9 +8,10 @@ import click
 from bench.calibration import CALLS, FEWEST, PROCESSES
 from bench.careful import careful
 from bench.stores import RUNS
+from bench.suite import shipped
 
 
-@click.command(epilog="Example: stitchbench calibrate cost")
+@click.command(epilog="Example: stitchbench calibrate cost-dps")
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
 @click.option(
     "--world",
@@ -63,6 +64,19 @@ def calibrate(stores: tuple[str, ...], **options: Any) -> None:
 
 
 def _folder(name: str) -> Path:
-    """A store by path, or that of a suite."""
-    path = Path(name)
-    return path if path.exists() or len(path.parts) > 1 else RUNS / name
+    """A store by path, or that of a suite, which need not have been run.
+
+    Raises:
+        ValueError: for what is neither.
+    """
+    from bench.noise_floor import FILE  # noqa: PLC0415 - imports pandas
+
+    for place in (Path(name), RUNS / name):
+        if (place / "cells").is_dir() or (place / FILE).is_file():
+            return place
+    if name not in shipped():
+        raise ValueError(
+            f"expected a store with records at {name} or {RUNS / name}, or the name of a shipped "
+            f"suite, got {name!r}"
+        )
+    return RUNS / name

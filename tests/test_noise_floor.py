@@ -244,7 +244,14 @@ def test_calibrate_says_what_is_wrong(tmp_path, monkeypatch):
     (tmp_path / noise_floor.FILE).write_text("{")
     assert "expected calibrations in" in call("calibrate", tmp_path, code=2)
     assert "2 is not in the range x>=3" in call("calibrate", tmp_path, "--processes", 2, code=2)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "executable", "false")
+    (tmp_path / "plain").mkdir()
+    for name in ("nowhere", "plain", "far/away"):
+        said = " ".join(call("calibrate", name, code=2).split())
+        assert f"or the name of a shipped suite, got {name!r}" in said  # nothing was timed
+    assert not (tmp_path / "results").exists()
+    assert "the timing process" in call("calibrate", "cost-dps", code=2)
     with pytest.raises(ValueError, match="the timing process to end well, got exit code 1"):
         calibration.calibrate("gaussian", processes=1)
 
