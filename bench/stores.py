@@ -4,6 +4,7 @@ import difflib
 from pathlib import Path
 
 from bench.store import Store
+from bench.suite import shipped
 
 RUNS = Path("results/runs")
 NEAR = 3  # ids that an unknown one is answered with
@@ -15,14 +16,13 @@ def store_of(name: str) -> Store:
     Raises:
         ValueError: if there is none.
     """
-    path = Path(name) if Path(name).exists() else RUNS / name
-    store = Store(path)
-    if not (path / "cells").is_dir():
-        raise ValueError(
-            f"expected a store with records at {name} or {RUNS / name}, found none; "
-            f"`stitchbench run {name}` makes one"
-        )
-    return store
+    if Path(name).is_file():
+        return Store(name)  # which refuses a file
+    for path in (Path(name), RUNS / name):
+        if (path / "cells").is_dir():
+            return Store(path)
+    hint = f"; `stitchbench run {name}` makes one" if name in shipped() else ""
+    raise ValueError(f"expected a store with records at {name} or {RUNS / name}, found none{hint}")
 
 
 def cell_of(prefix: str, store: str | None) -> tuple[Store, str]:

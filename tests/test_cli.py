@@ -213,6 +213,9 @@ def test_refusals(suite, tmp_path):
     file.write_text("")
     assert "expected a folder for the store, got the file" in said("run", suite, "--store", file)
     assert "expected a store with records at nowhere" in said("table", "nowhere")
+    (tmp_path / "plain").mkdir()
+    for name in ("nowhere", tmp_path / "plain"):
+        assert "makes one" not in said("table", name)
     store = tmp_path / "store"
     call("run", suite, "--store", store, "--only", "estimator=truth")
     assert "rmsee" in said("plot", store, "--y", "rmsee")
