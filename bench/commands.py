@@ -255,12 +255,16 @@ def rescore(store: str, judge: str, device: str) -> None:
 
     found = store_of(store)
     kept = dict(scored(found, judge, device))
-    click.echo(
-        f"{sum(kept.values())} of {len(kept)} cells scored; the others kept no samples "
-        f"(`keep: true` in a suite); `stitchbench table {store}` shows the judge"
-    )
     if not any(kept.values()):
-        raise ValueError("expected some cell with kept samples, got none")
+        raise ValueError(
+            f"expected some cell with kept samples (`keep: true` in a suite), got {len(kept)} "
+            f"without"
+        )
+    others = "; the others kept no samples (`keep: true` in a suite)"
+    click.echo(
+        f"{sum(kept.values())} of {len(kept)} cells scored{'' if all(kept.values()) else others}; "
+        f"`stitchbench table {store}` shows the judge"
+    )
 
 
 @click.command(epilog="Example: stitchbench test my_estimator.py")

@@ -429,9 +429,19 @@ def test_a_judge_is_added_without_generating_again(store, folder, monkeypatch):
     judge = str(folder / "bright.py")
     result = CliRunner().invoke(cli, ["rescore", str(store.path), "--judge", judge])
     assert result.exit_code == 0, result.output
-    assert result.output.startswith("4 of 4 cells scored")
+    assert result.output.startswith("4 of 4 cells scored; `stitchbench table")
     assert {p: p.read_bytes() for p in store.path.rglob("result.json")} == before
     assert "bright" in tables.methods(tidy(store.records())).columns
+
+
+def test_rescoring_needs_samples_that_were_kept(store, monkeypatch):
+    monkeypatch.setattr("bench.rescore.rescore", lambda *_: [("a", False), ("b", False)])
+    result = CliRunner().invoke(cli, ["rescore", str(store.path), "--judge", "linear"])
+    assert result.exit_code == 2
+    assert "expected some cell with kept samples (`keep: true` in a suite), got 2 without" in (
+        result.output
+    )
+    assert "shows the judge" not in result.output
 
 
 def test_rescoring_names_the_judges_it_knows(store):
