@@ -139,7 +139,7 @@ def of_exception(error: BaseException) -> tuple[Status, str]:
     if isinstance(error, NotApplicable):
         return "skipped", str(error)
     if isinstance(error, Diverged):
-        return "diverged", text
+        return "diverged", str(error)
     if isinstance(error, SystemExit):
         return "error", f"it called sys.exit({error.code!r})"
     if isinstance(error, MemoryError):

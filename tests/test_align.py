@@ -312,6 +312,7 @@ def test_latents_that_do_not_stay_finite_end_the_cell_as_diverged(tmp_path):
     assert run([cell], store, INLINE) == {"ok": 0, "error": 1, "before": 0}
     (record,) = store.records()
     assert record["status"] == "diverged"
+    assert record["reason"].startswith("expected finite latents")  # the status says the rest
     assert "after step 2 of 6" in record["reason"]
     assert "norm" in record["reason"]
 
