@@ -135,7 +135,8 @@ def validated(model: type[M], data: Mapping[str, Any], where: str) -> M:
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise UnknownName(f"key in {where}:", key, model.model_fields) from None
-        message = first["msg"].removeprefix("Value error, ")
+        no_list = first["type"] in {"list_type", "tuple_type"}
+        message = "expected a list" if no_list else first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{where}: {key}: {message}, got {first['input']!r}") from None
 
 

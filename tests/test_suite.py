@@ -133,6 +133,8 @@ def test_only_selects(tmp_path):
         (with_defaults({"reward": "sigmod"}), "unknown reward 'sigmod'.*'sigmoid'"),
         (with_defaults({"sigmas": [0.0, 0.5]}), "strictly between 0 and 1, got"),
         (with_defaults({"sigmas": [1]}), "strictly between 0 and 1, got"),
+        (with_defaults({"sigmas": 0.25}), "sigmas: expected a list, got 0.25"),
+        ({"axes": {"estimator": "truth"}}, "axes.estimator: expected a list, got 'truth'"),
         (with_defaults({"latents": "dta"}), "latents: .*'data' or 'sampler'"),
         (with_defaults({"replicates": "few"}), "replicates: .*integer.*'few'"),
         ({"axes": {"estimator": [{"build": "monte_carlo", "particle": 4}]}},
