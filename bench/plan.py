@@ -41,7 +41,8 @@ def plan(
         threads: CPU threads of a cell.
 
     Raises:
-        ValueError: for anything in the suite that does not resolve, before anything runs.
+        ValueError: for anything in the suite that does not resolve, before anything runs; what
+            `only` leaves out by the names of its parts need not.
     """
     if suite.suites:
         asked: dict[str, Any] = {"changes": changes, "seed": seed, "quick": quick, "only": only}
@@ -56,12 +57,13 @@ def plan(
         "threads": threads,
     }
     worlds: dict[str, World] = {}
+    wanted, terms = selector(only), _terms(only)
     cells = [
         _cell(suite, fields, shared, worlds, quick=quick)
         for fields in combinations(suite, changes or {}, quick=quick)
+        if _may_hold(_called(suite.task, fields), terms)
     ]
     unique = {cell.id: cell for cell in cells}
-    wanted = selector(only)
     return [cell for cell in _told_apart(unique.values(), bool(changes)) if wanted(cell)]
 
 
@@ -144,7 +146,8 @@ def _cell(
         if name in given:
             given[name] = parts_of(given[name], kind)
     protocol = validated(PROTOCOLS[suite.task], given, f"suite {suite.name!r}")
-    reward = _reward(fields["reward"], built, suite.task)
+    called = _called(suite.task, fields)
+    reward = _reward(fields["reward"], built, called["world"], suite.task)
     known = ESTIMATORS[suite.task]
     estimator = part(fields["estimator"], known, "estimator")
     if weights := weights_of(resolve(estimator.build, known, "estimator")):
@@ -166,13 +169,17 @@ def _cell(
         algorithm=algorithm,
         **shared,
     )
-    coordinates = {kind: label(fields[kind]) for kind in ("estimator", "world", "reward")}
-    if algorithm is not None:
-        coordinates |= {"algorithm": label(fields["algorithm"])}
+    coordinates = dict(called)
     for name in protocol.SHOWN:
         coordinates[name] = str(getattr(protocol, name))
     coordinates["variant"] = ""
     return Cell(spec=spec, suite=suite.name, coordinates=coordinates, quick=quick)
+
+
+def _called(task: str, fields: Fields) -> dict[str, str]:
+    """The coordinates that are known before anything resolves: what a cell's parts are called."""
+    kinds = ("estimator", "world", "reward", *ALGORITHM.get(task, ()))
+    return {kind: label(fields[kind]) for kind in kinds if kind in fields}
 
 
 def _lessons(task: str, world: "World") -> list[str]:
@@ -199,7 +206,7 @@ def _built(world: Part, worlds: dict[str, "World"]) -> "World":
     return worlds[key]
 
 
-def _reward(value: Any, built: "World", task: str) -> Part:
+def _reward(value: Any, built: "World", world: str, task: str) -> Part:
     """A reward, or of `train` the sum of several: `clip+hps`.
 
     Raises:
@@ -207,7 +214,10 @@ def _reward(value: Any, built: "World", task: str) -> Part:
     """
     registry = dict.fromkeys(built.rewards, built.reward)
     names = value.split(JOINT) if isinstance(value, str) and task == "train" else [value]
-    parts = [part(name, registry, "reward") for name in names]
+    try:
+        parts = [part(name, registry, "reward") for name in names]
+    except UnknownName as error:
+        raise ValueError(f"world {world!r}: {error}") from None
     parts = [
         one.model_copy(update={"digest": built.identity(one.build)})
         if one.build in built.rewards
@@ -235,17 +245,28 @@ def selector(expression: str) -> Callable[[Cell], bool]:
     Raises:
         ValueError: for a term of another form or an unknown coordinate.
     """
-    terms = []
-    for term in filter(None, (t.strip() for t in expression.split("&"))):
-        match = re.fullmatch(r"(\w+)\s*(!=|=|~)\s*(.+)", term)
-        if match is None:
-            raise ValueError(f"expected COORDINATE=VALUE, != or ~, got {term!r}")
-        terms.append(match.groups())
+    terms = _terms(expression)
 
     def wanted(cell: Cell) -> bool:
         return all(_holds(cell.coordinates | {"id": cell.id}, *term) for term in terms)
 
     return wanted
+
+
+def _terms(expression: str) -> list[tuple[str, str, str]]:
+    """Coordinate, operator and value of each term."""
+    terms = []
+    for term in filter(None, (t.strip() for t in expression.split("&"))):
+        match = re.fullmatch(r"(\w+)\s*(!=|=|~)\s*(.+)", term)
+        if match is None:
+            raise ValueError(f"expected COORDINATE=VALUE, != or ~, got {term!r}")
+        terms.append((match[1], match[2], match[3]))
+    return terms
+
+
+def _may_hold(known: Mapping[str, str], terms: Iterable[tuple[str, str, str]]) -> bool:
+    """Whether no term speaks against a cell of which some coordinates are known."""
+    return all(_holds(known, *term) for term in terms if term[0] in known)
 
 
 def _holds(coordinates: Mapping[str, Any], name: str, operator: str, value: str) -> bool:

@@ -106,6 +106,29 @@ def test_quick_overrides_and_is_marked(tmp_path):
     assert not {c.id for c in quick} & {c.id for c in slow}
 
 
+def test_what_only_leaves_out_need_not_resolve(tmp_path):
+    axes = {"estimator": ["tweedie", "nobody"], "world": ["gaussian", "nowhere"]}
+    axes |= {"reward": ["linear", "sigmod"]}
+    suite = suites.load(str(written(tmp_path, axes=axes)))
+    [cell] = plan(suite, only="estimator=tweedie & world!=nowhere & reward~lin")
+    assert (cell.label, cell.spec.reward.build) == ("tweedie", "linear")
+    for only, message in {
+        "estimator=tweedie & reward=linear": "unknown world 'nowhere'",
+        "world=gaussian & reward=linear": "unknown estimator 'nobody'",
+        "estimator=tweedie & world=gaussian": "world 'gaussian': unknown reward 'sigmod'",
+        "estimator=tweedie & world=gaussian & grid=snr": "unknown reward 'sigmod'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            plan(suite, only=only)
+
+
+def test_only_keeps_the_names_that_tell_cells_apart(tmp_path):
+    suite = suites.load(str(written(tmp_path)))
+    every = plan(suite, changes={"batch": [16, 64]})
+    some = plan(suite, changes={"batch": [16, 64]}, only="estimator=tweedie")
+    assert [c.coordinates for c in some] == [c.coordinates for c in every if c.label == "tweedie"]
+
+
 def test_only_selects(tmp_path):
     suite = suites.load(
         str(written(tmp_path, axes={"estimator": ["tweedie", "constant", "truth"]}))
