@@ -22,6 +22,7 @@ from bench import repeats
 from bench.cell import Task
 from bench.metrics import METRICS, OWN
 from bench.metrics.value import middle_rmse, rmse, skill
+from bench.namesakes import shown, told_apart
 from bench.stats import Interval, improvement_interval, mean_interval
 from bench.store import Store
 
@@ -53,7 +54,7 @@ def load(store: str | Path) -> pd.DataFrame:
 
 
 def latest(store: str | Path, task: Task) -> list[dict[str, Any]]:
-    """A store's latest records of a task; unreadable ones are warned of.
+    """A store's latest records of a task, no two of one name; unreadable ones are warned of.
 
     Raises:
         ValueError: if there is no store.
@@ -64,7 +65,7 @@ def latest(store: str | Path, task: Task) -> list[dict[str, Any]]:
     records = [r for r in found.latest().values() if r["spec"]["task"] == task]
     for problem in found.problems:
         warnings.warn(problem, stacklevel=4)
-    return records
+    return shown(told_apart(records))
 
 
 def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.frame import failures
+from bench.namesakes import shown, told_apart
 from bench.noise_floor import with_floor
 from bench.report import html, scores
 from bench.report.cells import Behind, panels
@@ -31,19 +32,19 @@ class Chapter(NamedTuple):
 
 
 def chapters(records: Iterable[Record], store: Store | None = None) -> list[Chapter]:
-    """Records by task, in the order of first appearance.
+    """Records by task, in the order of first appearance, no two of one name in one table.
 
     Args:
         records: Of some cells.
         store: Where they are from, which may know the noise floor of their times.
     """
-    found = by_task(marked(record) for record in records)
+    found = by_task(marked(record) for record in told_apart(records))
     return [Chapter(task, mine, _tidy(task, mine, store), failures(mine))
             for task, mine in found.items()]  # fmt: skip
 
 
 def _tidy(task: str, records: list[Record], store: Store | None) -> pd.DataFrame:
-    frame = VIEWS[task].tidy(records)
+    frame = VIEWS[task].tidy(shown(records))
     return frame if store is None else with_floor(frame, store)
 
 

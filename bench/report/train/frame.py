@@ -20,6 +20,7 @@ import pandas as pd
 from bench import repeats
 from bench.cell import digest
 from bench.frame import latest, provenance, spread
+from bench.namesakes import UNBUDGETED
 from bench.stats import mean_interval
 
 PHASES = ("rollout", "value", "update")
@@ -81,7 +82,7 @@ def _rows(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def budget(protocol: dict[str, Any]) -> str:
     """What runs must have alike to be compared; `#` and a digest for what its words leave out."""
-    rest = {k: v for k, v in protocol.items() if k not in {"seeds", "pilot", "rates", "rounds"}}
+    rest = {k: v for k, v in protocol.items() if k not in UNBUDGETED}
     words = f"{rest['updates']} steps of {rest['prompts']} x {rest['group']}"
     return f"{words} #{digest(rest)[:4]}"
 
