@@ -167,6 +167,15 @@ def test_failures_of_a_sheet_stand_where_they_were_started():
     assert places.placed(other, frame, failed) is other
 
 
+def test_a_failure_says_its_coordinates_and_no_figure_of_the_same_name():
+    frame = pd.DataFrame({"cell": ["a"], "started": ["1"], "estimator": ["A"], "reward": ["clip"]})
+    failed = [{"cell": "b", "status": "timeout", "reason": "", "started": "2", "estimator": "B",
+               "reward": "clip"}]  # fmt: skip
+    for shown, expected in (("clip", "clip"), ("0.25", "\u2013")):  # a reward, its seconds
+        table = pd.DataFrame({"method": ["A"], "reward": [shown]}, index=["a"])
+        assert places.placed(table, frame, failed)["reward"].tolist() == [shown, expected]
+
+
 def test_cells_of_tables_without_any_numbers_are_not_dropped(made, tmp_path):
     lost = value("lonely", status="timeout", reward="linear")
     files, _ = book.write(stored(tmp_path / "store", [*made[:3], lost]), tmp_path / "out")

@@ -53,15 +53,26 @@ def placed(table: pd.DataFrame, frame: pd.DataFrame, failures: Iterable[Failure]
         return table
     at = [times[cell] for cell in table.index]
     rows: list[dict[Any, Any]] = table.to_dict("records")
-    cells = list(table.index)
+    cells, known = list(table.index), _coordinates(table, frame)
     for failure in sorted(failures, key=lambda f: str(f.get("started", ""))):
         begun = str(failure.get("started", ""))
         k = next((k for k, time in enumerate(at) if begun and time > begun), len(rows))
         name = f"{_name(failure, frame, failures)} ({word(failure)})"
-        rows.insert(k, {c: failure.get(c, MISSING) for c in table.columns} | {column: name})
+        about = {c: failure.get(c, MISSING) if c in known else MISSING for c in table.columns}
+        rows.insert(k, about | {column: name})
         cells.insert(k, failure["cell"])
         at.insert(k, begun)
     return pd.DataFrame(rows, index=cells, columns=table.columns, dtype=object)
+
+
+def _coordinates(table: pd.DataFrame, frame: pd.DataFrame) -> set[str]:
+    """Columns that hold a coordinate, and not a figure of the same name: a reward's seconds."""
+    of = frame.drop_duplicates("cell").set_index("cell")
+    return {
+        name
+        for name in map(str, table.columns)
+        if name in of and (table[name] == of[name].reindex(table.index)).all()
+    }
 
 
 def _name(failure: Failure, frame: pd.DataFrame, failures: list[Failure]) -> str:
