@@ -18,6 +18,7 @@ from bench.report.facets import REWARDS, RUN, Facet
 from bench.report.lettering import capital, lettered, letters
 from bench.report.measured import provenance
 from bench.report.places import left_over, placed, whole
+from bench.report.terminal import wrapped
 from bench.report.typeset import latex, markdown
 
 Failures = Iterable[Mapping[str, Any]]
@@ -139,8 +140,7 @@ def answers(sheet: Sheet, frame: pd.DataFrame) -> list[str]:
 
 
 def _block(table: Table, width: int) -> str:
-    body = table.frame.to_string(index=False, line_width=width)
-    return f"{table.title}\n{body}\n{table.floor}".rstrip("\n")
+    return f"{table.title}\n{wrapped(table.frame, width)}\n{table.floor}".rstrip("\n")
 
 
 def write_tables(

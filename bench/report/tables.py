@@ -17,6 +17,7 @@ from bench.report.estimators import order
 from bench.report.facets import Facet, split
 from bench.report.numbers import MISSING
 from bench.report.places import by_cell, left_over, reason, whole, word
+from bench.report.terminal import wrapped
 from bench.report.typeset import latex, markdown
 from bench.report.verdicts import verdicts
 
@@ -158,7 +159,7 @@ def text(frame: pd.DataFrame, failures: Failures = (), width: int = 100) -> str:
     failures, facets = list(failures), split(frame, failures)
     parts = [_block(facet, width) for facet in facets]
     if len(left := left_over(facets, failures)):
-        parts.append(f"{LEFT}\n{left.to_string(index=False)}")
+        parts.append(f"{LEFT}\n{wrapped(left, width)}")
     note = (
         "RMSE \u00b1 95 %; * lowest, ~ as good (not clearly worse, within a quarter); "
         f"time per value.\n{floor.note(frame)}"
