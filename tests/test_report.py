@@ -357,6 +357,33 @@ def test_estimators_nobody_foresaw_get_hues_of_their_own():
     assert len(hues) == 9
 
 
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_an_estimator_nobody_foresaw_looks_like_none_beside_it(place):
+    frame = a_frame().assign(world="gaussian")
+    one = frame[frame["estimator"] == "tweedie"]
+    own = one.assign(estimator="my_estimator", estimator_build="my_estimator.py")
+    both = pd.concat([own, frame] if place == "before" else [frame, own])
+    mine = estimators.styles(both)["my_estimator"]
+    others = estimators.styles(frame)
+    assert {name: s for name, s in estimators.styles(both).items() if name in others} == others
+    assert estimators._apart(mine.colour, [s.colour for s in others.values()]) > 150
+    panel = both.groupby(["world", "reward"])["estimator"].unique()
+    beside = {n for names in panel if "my_estimator" in names for n in names} - {"my_estimator"}
+    markers = [others[name].marker for name in beside]
+    fewest = min(markers.count(marker) for marker in estimators.MARKERS)
+    assert markers.count(mine.marker) == fewest
+    near = [s for n, s in others.items() if n in beside and s.marker == mine.marker]
+    assert all(estimators._distance(s.colour, mine.colour) > 300 for s in near)
+
+
+def test_colours_of_very_many_nobody_foresaw_repeat():
+    frame = quadratic().frame.iloc[:1]
+    many = pd.concat([frame.assign(estimator=f"e{k}", estimator_build=f"e{k}") for k in range(40)])
+    hues = estimators.hues_of(many)
+    assert set(hues.values()) == set(estimators.SPARE)
+    assert len(estimators.styles(many)) == 40
+
+
 def test_a_plot_of_very_many_estimators_shows_some_of_every_family():
     rows = quadratic().frame
     many = pd.concat([rows, *(rows.assign(estimator=rows["estimator"] + f" {k}") for k in (1, 2))])

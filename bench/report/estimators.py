@@ -5,6 +5,8 @@ its members, which differ in N or k, are shades of it from light to dark.
 """
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pandas as pd
@@ -27,7 +29,11 @@ HUES = {  # first Okabe & Ito (2008), then Tol's muted scheme; told apart by any
     "monte_carlo flow_grpo": "#44aa99",
     "monte_carlo exact": "#332288",
 }
-SPARE = ("#6699cc", "#888888", "#a0522d", "#5f9ea0", "#d4a6c8", "#4b6f44", "#c08457")
+SPARE = (
+    "#6699cc", "#888888", "#a0522d", "#5f9ea0", "#d4a6c8", "#4b6f44", "#c08457",
+    "#e6007e", "#7a00e6", "#7cd600", "#00d0d0",
+)  # fmt: skip
+PLACE = ("world", "reward")  # what stands in one panel has these in common
 REFERENCES = ("truth", "constant")  # not shaded
 LINES = {"constant": "--", "monte_carlo exact": ":"}
 MARKERS = "os^DvPX<>hpd*8H"
@@ -85,35 +91,90 @@ def order(frame: pd.DataFrame) -> list[str]:
 
 
 def styles(frame: pd.DataFrame) -> dict[str, Style]:
-    """Every estimator's style."""
+    """Every estimator's style; one nobody foresaw takes a marker that is free beside it."""
     members = families(frame)
-    hues = hues_of(frame)
-    out = {}
-    for k, (name, group) in enumerate(members.items()):
-        kin = [str(name) for name in members.index[members == group]]
-        share = kin.index(str(name)) / max(len(kin) - 1, 1)
-        if len(kin) == 1 or group in REFERENCES:
-            share = 0.5
-        elif " " not in str(group):  # no kernel: the first keeps the family's own hue
-            share = (1 + share) / 2
-        line = LINES.get(group, "-")
-        out[str(name)] = Style(shade(hues[group], share), MARKERS[k % len(MARKERS)], line)
+    colours = _colours(members, hues_of(frame))
+    out = {
+        name: Style(colours[name], MARKERS[k % len(MARKERS)], LINES.get(members[name], "-"))
+        for k, name in enumerate(colours)
+    }
+    for name in [name for name in out if members[name] not in HUES][: len(MARKERS)]:
+        beside = [out[other] for other in _beside(frame, name)]
+        out[name] = out[name]._replace(marker=_free_marker(out[name], beside))
     return out
 
 
 def hues_of(frame: pd.DataFrame) -> dict[str, str]:
-    """Family to hue; families nobody foresaw take the spare hues in order."""
-    found = dict.fromkeys(families(frame))
+    """Family to hue; families nobody foresaw take the spare hues, the most unlike others first."""
+    members = families(frame)
+    found = dict.fromkeys(members)
+    known = members[members.isin(list(HUES))]
+    used = list(_colours(known, HUES).values())
     unknown = [name for name in found if name not in HUES]
-    spare = {name: SPARE[k % len(SPARE)] for k, name in enumerate(unknown)}
-    return {name: HUES.get(name) or spare[name] for name in found}
+    spare: list[str] = []
+    left = list(SPARE)
+    while left and len(spare) < len(unknown):
+        spare.append(max(left, key=lambda hue: _apart(hue, [*used, *spare])))
+        left.remove(spare[-1])
+    fresh = {name: spare[k % len(spare)] for k, name in enumerate(unknown)}
+    return {name: HUES.get(name) or fresh[name] for name in found}
+
+
+def _colours(members: pd.Series, hues: dict[str, str]) -> dict[str, str]:
+    """Every estimator's colour, a shade of its family's hue."""
+    out = {}
+    for group, names in members.groupby(members, sort=False):
+        kin = [str(name) for name in names.index]
+        for k, name in enumerate(kin):
+            share = k / max(len(kin) - 1, 1)
+            if len(kin) == 1 or group in REFERENCES:
+                share = 0.5
+            elif " " not in str(group):  # no kernel: the first keeps the family's own hue
+                share = (1 + share) / 2
+            out[name] = shade(hues[str(group)], share)
+    return {str(name): out[str(name)] for name in members.index}
+
+
+def _beside(frame: pd.DataFrame, name: str) -> list[str]:
+    """Other estimators of the panels that one stands in."""
+    place = [column for column in PLACE if column in frame]
+    rows = frame[["estimator", *place]].drop_duplicates()
+    if place:
+        rows = rows.merge(rows.loc[rows["estimator"] == name, place])
+    return [str(other) for other in rows["estimator"].unique() if other != name]
+
+
+def _free_marker(style: Style, beside: list[Style]) -> str:
+    """The marker that fewest beside it have, of these one whose colour there is another."""
+    taken = Counter(other.marker for other in beside)
+
+    def fitness(marker: str) -> tuple[int, float, bool]:
+        colours = [other.colour for other in beside if other.marker == marker]
+        return -taken[marker], _apart(style.colour, colours), marker == style.marker
+
+    return max(MARKERS, key=fitness)
+
+
+def _apart(colour: str, others: Iterable[str]) -> float:
+    """How far a colour is from the nearest of others."""
+    return min((_distance(colour, other) for other in others), default=float("inf"))
+
+
+def _distance(one: str, other: str) -> float:
+    """Between colours, channels weighed as eyes do: https://www.compuphase.com/cmetric.htm."""
+    (r, g, b), (x, y, z) = _channels(one), _channels(other)
+    red = (r + x) / 512
+    return float((2 + red) * (r - x) ** 2 + 4 * (g - y) ** 2 + (3 - red) * (b - z) ** 2) ** 0.5
+
+
+def _channels(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def shade(hue: str, share: float) -> str:
     """A hue from light (share 0) over itself (1/2) to dark (1)."""
     white, black = LIGHTEST * max(0.0, 1 - 2 * share), DARKEST * max(0.0, 2 * share - 1)
-    channels = [int(hue[k : k + 2], 16) for k in (1, 3, 5)]
-    mixed = [round((c + (255 - c) * white) * (1 - black)) for c in channels]
+    mixed = [round((c + (255 - c) * white) * (1 - black)) for c in _channels(hue)]
     return "#{:02x}{:02x}{:02x}".format(*mixed)
 
 

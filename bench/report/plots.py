@@ -148,7 +148,8 @@ def _panel(axis: Axes, lines: list[Series]) -> str:
 def _look(frame: pd.DataFrame, by: str) -> dict[object, Style]:
     """A style for every value of a column."""
     if by == "estimator":
-        return {name: palette(frame).styles[name] for name in order(frame)}
+        found = palette(frame).styles
+        return {name: found[name] for name in order(frame)}
     values = frame[by].drop_duplicates().dropna().tolist()
     hues = [*("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), *SPARE]
     return {
