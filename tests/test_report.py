@@ -793,6 +793,22 @@ def test_any_column_against_any_other():
     assert all(line.get_linestyle() != "None" for line in joined)
 
 
+def test_worlds_have_axes_of_their_own():
+    frame = a_frame((0.25, 0.75))
+    frame = frame[frame["reward"].isin(["linear", "quadratic"])]
+    other = frame.assign(world="other", bias=100 * frame["bias"], bias_lo=np.nan, bias_hi=np.nan)
+    both = pd.concat([frame, other])
+    axes = plots.draw(both, "sigma", "bias").axes
+    worlds = [facet.world for facet in facets.split(both)]
+    limits = {w: {a.get_ylim() for a, of in zip(axes, worlds, strict=True) if of == w}
+              for w in worlds}  # fmt: skip
+    assert [len(found) for found in limits.values()] == [1, 1]
+    (own,), (others,) = limits.values()
+    assert np.ptp(others) > 30 * np.ptp(own)
+    shown = frame["bias"].abs().max()
+    assert np.ptp(own) < 4 * shown  # its lines are not flat
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

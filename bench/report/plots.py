@@ -95,6 +95,8 @@ def draw(
 ) -> Figure:
     """Any column against any other, one line per value of a third, a panel per facet.
 
+    Panels of one world share an axis; worlds do not, for their rewards have other units.
+
     Args:
         frame: Rows of results.
         x: A numeric column.
@@ -118,7 +120,7 @@ def draw(
         facets = panels(frame.dropna(subset=[x, y]))
         if not facets:
             raise ValueError(f"expected rows that have both {x!r} and {y!r}, got none")
-        out, axes = drawing.figure(f"{y} against {x}, by {by}", len(facets))
+        out, axes = _panels(f"{y} against {x}, by {by}", facets)
         for facet, axis in zip(facets, axes, strict=True):
             rows = {name: facet.frame[facet.frame[by] == name] for name in look}
             lines = [drawing.series(rows[n], str(n), look[n], x, y) for n in look]
@@ -127,6 +129,18 @@ def draw(
         drawing.label(out, axes, x, y)
         drawing.legend(out, axes)
         return drawing.settled(out)
+
+
+def _panels(title: str, facets: list[Facet]) -> tuple[Figure, list[Axes]]:
+    """A panel for each facet; those of one world share their axis upwards."""
+    if len({facet.world for facet in facets}) == 1:
+        return drawing.figure(title, len(facets))
+    out, axes = drawing.figure(title, len(facets), share_y="none")
+    firsts: dict[str, Axes] = {}
+    for facet, axis in zip(facets, axes, strict=True):
+        if (first := firsts.setdefault(facet.world, axis)) is not axis:
+            axis.sharey(first)
+    return out, axes
 
 
 def _panel(axis: Axes, lines: list[Series]) -> str:
