@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 NARROW, WIDE = 80, 160  # columns of a table on a terminal
 F = TypeVar("F", bound=Callable[..., Any])
+ONLY = click.option(
+    "--only",
+    default="",
+    metavar="EXPR",
+    help="Cells such as 'estimator=tweedie & reward!=linear'; ~ is 'contains'.",
+)
 
 
 def selection(command: F) -> F:
@@ -36,12 +42,7 @@ def selection(command: F) -> F:
             metavar="AXIS=V1,V2",
             help="Values of an axis or field, in place of the suite's. Repeatable.",
         ),
-        click.option(
-            "--only",
-            default="",
-            metavar="EXPR",
-            help="Cells such as 'estimator=tweedie & reward!=linear'; ~ is 'contains'.",
-        ),
+        ONLY,
         click.option("--seed", type=int, help="Seed in place of the suite's."),
         click.option("--quick", is_flag=True, help="The suite's shortened form."),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 ..."),
@@ -213,19 +214,28 @@ def table(store: str, out: Path | None) -> None:
 @click.option(
     "--by", default="estimator", show_default=True, help="Column that tells lines apart."
 )
-@click.option("--out", type=Path, default=Path(), help="Folder of the pictures.")
+@ONLY
+@click.option("--out", type=Path, help="Folder of the pictures.  [default: STORE/plots]")
 @careful
-def plot(store: str, x: str, y: str, by: str, out: Path) -> None:
+def plot(store: str, x: str, y: str, by: str, only: str, out: Path | None) -> None:
     """Draw two columns of STORE against each other, as png and pdf."""
     from bench.report import plots  # noqa: PLC0415
     from bench.report.book import chapters  # noqa: PLC0415
     from bench.report.views import VIEWS  # noqa: PLC0415
 
     kept = store_of(store)
-    found = chapters(kept.latest().values(), kept)
-    for task, _, frame, _ in found:
-        for name, figure in VIEWS[task].draw(frame, x, y, by).items():
-            for path in plots.save(figure, _folder(out, task, found), name):
+    records, wanted = kept.latest().values(), plans.matcher(only)
+    cells = {record["id"] for record in records if wanted(record["id"], record["coordinates"])}
+    if only and not cells:
+        raise ValueError(f"expected --only to select some cells of {store}, got none for {only!r}")
+    found = chapters(records, kept)
+    for task, mine, frame, _ in found:
+        if cells.isdisjoint(record["id"] for record in mine):
+            continue
+        rows = frame if frame.empty else frame[frame["cell"].isin(cells)]
+        for name, figure in VIEWS[task].draw(rows, x, y, by).items():
+            folder = _folder(kept.path / "plots" if out is None else out, task, found)
+            for path in plots.save(figure, folder, name):
                 click.echo(path)
 
 

@@ -238,7 +238,13 @@ def _reward(value: Any, built: "World", world: str, task: str) -> Part:
 
 
 def selector(expression: str) -> Callable[[Cell], bool]:
-    """A test of cells from `estimator=tweedie & reward!=linear & estimator~mc`.
+    """A test of cells, `matcher`'s."""
+    wanted = matcher(expression)
+    return lambda cell: wanted(cell.id, cell.coordinates)
+
+
+def matcher(expression: str) -> Callable[[str, Mapping[str, str]], bool]:
+    """A test of an id and coordinates from `estimator=tweedie & reward!=linear & estimator~mc`.
 
     `=` equals, `!=` does not, `~` contains; terms are joined by `&`.  `id` is the cell's own.
 
@@ -247,8 +253,8 @@ def selector(expression: str) -> Callable[[Cell], bool]:
     """
     terms = _terms(expression)
 
-    def wanted(cell: Cell) -> bool:
-        return all(_holds(cell.coordinates | {"id": cell.id}, *term) for term in terms)
+    def wanted(cell: str, coordinates: Mapping[str, str]) -> bool:
+        return all(_holds({**coordinates, "id": cell}, *term) for term in terms)
 
     return wanted
 

@@ -149,6 +149,12 @@ def test_run_table_plot_report(suite, tmp_path):
         "rmse-by-seconds.png",
         "rmse-by-seconds.pdf",
     }
+    out = call("plot", store, "--only", "estimator=tweedie")
+    kinds = [store / "plots" / f"rmse-by-sigma.{kind}" for kind in ("png", "pdf")]
+    assert out.split() == [str(path) for path in kinds]
+    assert all(path.is_file() for path in kinds)
+    unknown = "expected --only to select some cells"
+    assert unknown in said("plot", str(store), "--only", "estimator=none")
     assert "open " in call("report", store)
     page = (store / "report" / "index.html").read_text()
     assert "tweedie" in page
