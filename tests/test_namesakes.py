@@ -3,13 +3,13 @@
 import copy
 
 import pytest
+import records
 
 from bench.cell import identity
 from bench.frame import latest
 from bench.namesakes import shown, told_apart
 from bench.report.book import chapters, said, write
 from bench.store import Store
-from tests import records
 
 FIRST, SECOND = "3f4c" + "0" * 12, "9a0b" + "0" * 12
 
