@@ -319,7 +319,15 @@ def test_what_does_not_exist_is_named(shapes):
     [
         ("a mauve circle", r"expected words of .*got \['mauve'\]"),
         ("circle a", "expected a caption such as 'a red circle', got 'circle a'"),
-        ("a red ring", "expected a caption of what the data hold, got 'a red ring'"),
+        (
+            "circle a",
+            r"captions are \[a\|two\|three\] \[small\|large\] \[red\|.*\|ring\], .*\|above\|",
+        ),
+        ("a red ring", r"hold, got 'a red ring'; .* any \[red.*ring\] but red ring, green tri"),
+        (
+            "a red ring above two small crosses",
+            "expected size and colour of all objects or of none",
+        ),
     ],
 )
 def test_prompts_without_a_bank_are_refused(shapes, prompt, message):

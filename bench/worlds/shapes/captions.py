@@ -11,11 +11,20 @@ made in `told`: level of detail, form and order, suffix.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from bench.worlds.shapes.scenes import BACKGROUNDS, COLOURS, KINDS, SEEN, SHAPES, SIZES, Scenes
+from bench.worlds.shapes.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    HELD_OUT,
+    KINDS,
+    SEEN,
+    SHAPES,
+    SIZES,
+    Scenes,
+)
 
 COUNT = {"a": 1, "two": 2, "three": 3}
 RELATIONS = ("left of", "right of", "above", "below")
@@ -31,6 +40,12 @@ WORDS = (
     "above", "below", "on", *BACKGROUNDS, "background", "at", "in", "the", "top", "bottom",
     "centre",
 )  # fmt: skip
+SAID = (
+    f"captions are [{'|'.join(COUNT)}] [{'|'.join(SIZES)}] [{'|'.join(COLOURS)}] "
+    f"[{'|'.join(SHAPES)}], size and colour of all objects or of none; at most {len(COUNT)} "
+    f"objects, joined by ',' and 'and', or two single ones by [{'|'.join(RELATIONS)}]; at the end "
+    f"'on a [{'|'.join(BACKGROUNDS)}] background', or of one object [{'|'.join(PLACES)}]"
+)
 KIND_NAMES = ("single", "colours", "two", "counting", "position", "attribution")
 
 
@@ -165,10 +180,18 @@ def parse(text: str) -> Caption:
             tuple(map(_phrase, parts)), relation, match["background"], match["place"]
         )
     except ValueError as error:
-        raise ValueError(f"expected a caption such as 'a red circle', got {text!r}") from error
-    if str(caption) != " ".join(words) or not _sensible(caption):
-        raise ValueError(f"expected a caption such as 'a red circle', got {text!r}")
+        raise ValueError(_refusal(text)) from error
+    if str(caption) != " ".join(words):
+        raise ValueError(_refusal(text))
+    if broken := [rule for rule, holds in RULES.items() if not holds(caption)]:
+        raise ValueError(_refusal(text, broken[0]))
     return caption
+
+
+def _refusal(text: str, rule: str = "") -> str:
+    """What is expected of a caption, and which rule it breaks where that is known."""
+    why = f": expected {rule}" if rule else ""
+    return f"expected a caption such as 'a red circle', got {text!r}{why}; {SAID}"
 
 
 def _phrase(text: str) -> Phrase:
@@ -181,16 +204,22 @@ def _phrase(text: str) -> Phrase:
     return Phrase(count, _SINGULAR.get(shape, shape), match["colour"], match["size"])
 
 
-def _sensible(caption: Caption) -> bool:
-    levels = {(p.colour is None, p.size is None) for p in caption.phrases}
-    return (
-        len(levels) == 1
-        and len(set(caption.phrases)) == len(caption.phrases)
-        and caption.count <= len(COUNT)
-        and (caption.relation is None or [p.count for p in caption.phrases] == [1, 1])
-        and (caption.place is None or caption.count == 1)
-        and (len(caption.phrases) < len(COUNT) or caption.phrases[0].size is None)  # too long
-    )
+def _alike(caption: Caption) -> bool:
+    return len({(p.colour is None, p.size is None) for p in caption.phrases}) == 1
+
+
+RULES: dict[str, Callable[[Caption], bool]] = {  # what a caption keeps, as refusals say it
+    "size and colour of all objects or of none": _alike,
+    "each kind of object once": lambda c: len(set(c.phrases)) == len(c.phrases),
+    f"at most {len(COUNT)} objects": lambda c: c.count <= len(COUNT),
+    "one object on each side of its relation": lambda c: (
+        c.relation is None or [p.count for p in c.phrases] == [1, 1]
+    ),
+    "a single object for its place": lambda c: c.place is None or c.count == 1,
+    f"fewer than {len(COUNT)} kinds of objects to tell sizes of": lambda c: (  # too long
+        len(c.phrases) < len(COUNT) or c.phrases[0].size is None
+    ),
+}
 
 
 def relation(a: Thing, b: Thing) -> str | None:
@@ -315,3 +344,19 @@ def possible(caption: Caption, shift: bool = False) -> bool:  # noqa: FBT001, FB
     seen_ones = {(colours[c], SHAPES[s]) for c, s in SEEN}
     named = {(p.colour, p.shape) for p in caption.phrases if p.colour}
     return named <= allowed and (not shift or not named <= seen_ones)
+
+
+def admitted(text: str) -> Caption:
+    """What a caption says, of which the data hold scenes.
+
+    Raises:
+        ValueError: for a caption that grammar or data cannot say.
+    """
+    caption = parse(text)
+    if not possible(caption):
+        held = ", ".join(f"{colour} {shape}" for colour, shape in HELD_OUT)
+        raise ValueError(
+            f"expected a caption of what the data hold, got {text!r}; they hold any "
+            f"[{'|'.join(COLOURS)}] [{'|'.join(SHAPES)}] but {held}"
+        )
+    return caption

@@ -10,7 +10,7 @@ from torch import Tensor
 from bench.worlds.quiet import quietly
 from bench.worlds.shapes.bank import Bank, pick
 from bench.worlds.shapes.banks import Banks
-from bench.worlds.shapes.captions import parse, possible, seen, told
+from bench.worlds.shapes.captions import admitted, parse, seen, told
 from bench.worlds.shapes.evaluation import EVALUATIONS
 from bench.worlds.shapes.prompts import prompt_set, training_set
 from bench.worlds.shapes.reference import Reference, ReferenceTruth
@@ -93,8 +93,7 @@ class ShapesWorld(World):
             ValueError: naming one.
         """
         for caption in c:
-            if not possible(parse(caption)):
-                raise ValueError(f"expected a caption of what the data hold, got {caption!r}")
+            admitted(caption)
 
     def _load(self, generator: str) -> Sd3Backbone:
         vae = self.folder / "large" / "vae"
@@ -166,8 +165,7 @@ class ShapesWorld(World):
             raise ValueError(f"expected the data or prompt posterior, got {posterior!r}")
         if posterior == "data" or caption == NULL:
             return self.banks.data(self.members)
-        if not possible(parse(caption)):
-            raise ValueError(f"expected a caption of what the data hold, got {caption!r}")
+        admitted(caption)
         return self.banks.prompt(caption, self.prompt_members)
 
     def draw(self, c: Prompts, rng: Streams) -> Tensor:
