@@ -1,14 +1,21 @@
 """stitchbench predict: what the cells of a suite will cost, from the architecture alone."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bench import plan as plans
 from bench import suite as suites
 from bench.careful import careful
+from bench.cell import Cell
 from bench.commands import changed
 from bench.limits import memory as bytes_of
+
+if TYPE_CHECKING:
+    from bench.predict import Predicted
 
 PAPER = "table1"  # the suite whose table the paper has
 
@@ -48,10 +55,8 @@ def predict(
     beside an unsteered step they are as FLOPs where arithmetic binds, and more where it does not.
     """
     import pandas as pd  # noqa: PLC0415 - slow
-    from rich.progress import track  # noqa: PLC0415
 
-    from bench.predict import predicted  # noqa: PLC0415 - imports torch
-    from bench.predicted_table import paper_table, rows, table  # noqa: PLC0415
+    from bench.predicted_table import paper_table, rows, table  # noqa: PLC0415 - imports torch
     from bench.shaped import members, untrained  # noqa: PLC0415
 
     room = None if memory is None else bytes_of(memory)
@@ -64,8 +69,7 @@ def predict(
         cells += plans.plan(shaped, changes=changed(suite, loaded, changes, world), only=only)
     if not cells:
         raise ValueError(f"expected some cells, got none of {loaded.name!r} for {only!r}")
-    counted = track(predicted(cells), "cells", total=len(cells), transient=True)
-    frame = pd.DataFrame([row for one in counted for row in rows(one)])
+    frame = pd.DataFrame([row for one in _counted(cells) for row in rows(one)])
     for (of_world, reward), part in frame.groupby(["world", "reward"], sort=False):
         click.echo(f"\n{of_world}, {reward} reward")
         click.echo(table(part, room))
@@ -79,3 +83,30 @@ def predict(
         click.echo(paper_table(world, encoders=encoders == "resident"))
     if out is not None:
         frame.to_csv(out, index=False)
+
+
+def _counted(cells: Sequence[Cell]) -> "list[Predicted]":
+    """Those of the cells that can be predicted; of the others, a line for each world and reason.
+
+    Raises:
+        ValueError: if none can, saying why the first cannot.
+    """
+    from rich.progress import track  # noqa: PLC0415
+
+    from bench.numberless import Answers  # noqa: PLC0415 - imports torch
+    from bench.predict import Known, predicted  # noqa: PLC0415
+
+    answers, known, found = Answers(), Known(), list["Predicted"]()
+    refused: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for cell in track(cells, "cells", transient=True):
+        try:
+            found += predicted([cell], answers, known)
+        except ValueError as error:
+            where = cell.coordinates
+            refused[where["world"], str(error)].append(where["estimator"])
+    if not found:
+        raise ValueError(next(iter(refused))[1])
+    for (world, why), names in refused.items():
+        some = ", ".join(dict.fromkeys(names))
+        click.echo(f"not predicted, {len(names)} cells of {world} ({some}): {why}", err=True)
+    return found

@@ -62,10 +62,10 @@ def table(found: Any, room: int | None) -> str:
         shown["beside"] = found["beside"].fillna("")
         shown["over it"] = _known(found["over it"], "{:.3f}")
     for stage in STAGES:
-        shown[f"{stage} %"] = (100 * found[f"{stage} flops"] / found["flops"]).map("{:.0f}".format)
+        shown[f"{stage} %"] = _known(100 * found[f"{stage} flops"] / found["flops"], "{:.0f}")
     rest = 100 * found["rest flops"] / found["flops"]
     if (rest >= 1).any():
-        shown["rest %"] = rest.map("{:.0f}".format)
+        shown["rest %"] = _known(rest, "{:.0f}")
     shown["live"] = found["live_bytes"].map(numbers.size)
     if "of classic" in found:
         shown["of classic"] = _known(found["of classic"], "{:.3f}")
@@ -81,7 +81,7 @@ def table(found: Any, room: int | None) -> str:
 
 def _known(numbers_of: Any, form: str) -> Any:  # noqa: ANN401 - a column of a frame
     """A column as text, empty where it knows nothing."""
-    return numbers_of.map(form.format, na_action="ignore").fillna("")
+    return numbers_of.map(lambda x: "" if pd.isna(x) else form.format(x))
 
 
 def paper_table(model: str, *, encoders: bool) -> str:

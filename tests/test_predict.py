@@ -377,6 +377,14 @@ def test_the_table_says_what_fits(tmp_path):
     assert "1.38" in out.read_text()
 
 
+def test_cells_that_cannot_be_predicted_are_named_beside_the_others():
+    found = said("quickstart", "--only", "estimator=constant")
+    assert "not predicted, 2 cells of gaussian (constant): expected a world whose" in found
+    assert "shapes, aesthetic reward" in found
+    assert "constant value 0.00 M" in found
+    assert "nan" not in found  # a share of no FLOPs
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
