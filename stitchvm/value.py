@@ -224,14 +224,21 @@ def value_and_gradient(
         rng: One stream per row.
 
     Raises:
-        ValueError: if the estimator is not differentiable.
+        ValueError: if the estimator is not differentiable, or its value is detached from z_t.
     """
+    name = type(estimator).__name__
     if not estimator.differentiable:
-        raise ValueError(f"expected a differentiable estimator, got {type(estimator).__name__}")
+        raise ValueError(f"expected a differentiable estimator, got {name}")
     with torch.enable_grad():
         z_t = z_t.detach().requires_grad_()
         value = estimator(z_t, t, c, rng)
+        if not value.requires_grad:
+            raise ValueError(
+                f"expected a value with a gradient in z_t, got {name}'s, which is detached from "
+                f"it (no_grad, detach, item, numpy ...): attach it, or set `differentiable = "
+                f"False` in the class, or `gradient: false` in the suite"
+            )
         value.sum().backward(inputs=[z_t])  # not autograd.grad: FLOP counters cannot follow it
     if z_t.grad is None:
-        raise ValueError(f"expected a value that depends on z_t, got {type(estimator).__name__}'s")
+        raise ValueError(f"expected a value that depends on z_t, got {name}'s")
     return Valued(value.detach(), z_t.grad)
