@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from bench.cell import SCHEMA, Cell, Spec
 from bench.part import Model
+from bench.resolve import place
 from bench.statuses import Status, out_of_memory
 from bench.store import LOG, Store
 
@@ -131,17 +132,20 @@ def _unwritable(record: dict[str, Any]) -> str | None:
 
 
 def of_exception(error: BaseException) -> tuple[Status, str]:
-    """The status and the reason of a cell that ended with an exception."""
+    """The status and the reason of a cell that ended with an exception.
+
+    One from a user's file says where in it.
+    """
     from stitchvm.sample import Diverged  # noqa: PLC0415 - imports torch
     from stitchvm.value import NotApplicable  # noqa: PLC0415
 
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}{place(error)}"
     if isinstance(error, NotApplicable):
         return "skipped", str(error)
     if isinstance(error, Diverged):
         return "diverged", str(error)
     if isinstance(error, SystemExit):
-        return "error", f"it called sys.exit({error.code!r})"
+        return "error", f"it called sys.exit({error.code!r}){place(error)}"
     if isinstance(error, MemoryError):
         return "oom_host", text
     return out_of_memory(text) or "error", text

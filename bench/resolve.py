@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench.cell import SUFFIXES
 
 Build = Callable[..., Any]
+USERS = "stitchbench_user_"  # begins the names of modules that users' files are
 
 
 class UnknownName(ValueError):
@@ -72,7 +73,7 @@ def load_file(path: Path, kind: str) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"expected the file of {kind} {path.stem!r} at {path}, found none")
     identity = hashlib.sha256(f"{path}\n".encode() + path.read_bytes()).hexdigest()[:16]
-    name = f"stitchbench_user_{path.stem}_{identity}"
+    name = f"{USERS}{path.stem}_{identity}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None and spec.loader is not None  # noqa: PT018 - a .py file has both
@@ -95,6 +96,16 @@ def said(error: Exception, path: Path) -> str:
     ]
     line = getattr(error, "lineno", None) or (steps[-1].lineno if steps else None)
     return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
+
+
+def place(error: BaseException) -> str:
+    """Where in a user's file an exception came from: " (my.py:14)", or "" if from none."""
+    steps = [
+        (Path(frame.f_code.co_filename).name, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith(USERS)
+    ]
+    return f" ({steps[-1][0]}:{steps[-1][1]})" if steps else ""
 
 
 def _import(module: str, kind: str) -> ModuleType:

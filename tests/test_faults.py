@@ -63,6 +63,10 @@ def build(world, reward, *, way: str = "raise"):
 """
 
 
+def _line(text):
+    return next(k for k, line in enumerate(WAYS.splitlines(), 1) if text in line)
+
+
 @pytest.fixture
 def fakes(tmp_path):
     file = tmp_path / "fakes.py"
@@ -91,9 +95,12 @@ def test_each_way_to_fail_has_its_name_and_the_others_are_unharmed(fakes, tmp_pa
         "nan": "diverged",
     }  # fmt: skip
     assert counts == {"ok": 1, "error": 7, "before": 0, "skipped": 1}
-    assert found["raise"]["reason"] == "RuntimeError: what went wrong"
+    assert (
+        found["raise"]["reason"]
+        == f"RuntimeError: what went wrong (fakes.py:{_line('raise Run')})"
+    )
     assert any("Traceback" in line for line in found["raise"]["log"])
-    assert found["exit"]["reason"] == "it called sys.exit(0)"
+    assert found["exit"]["reason"] == f"it called sys.exit(0) (fakes.py:{_line('sys.exit')})"
     assert found["segfault"]["exit"] == {"code": None, "signal": "SIGSEGV"}
     assert found["segfault"]["reason"] == "its process ended with SIGSEGV: about to"
     assert found["killed"]["exit"]["signal"] == "SIGKILL"

@@ -385,6 +385,41 @@ def test_a_failing_cell_is_a_record_and_the_others_go_on(tmp_path):
     assert run(cells, store, INLINE) == {"ok": 0, "error": 1, "before": 2}
 
 
+DETACHED = """
+import torch
+from stitchvm.value import Target, ValueEstimator
+
+class Mine(ValueEstimator):
+    def __init__(self, world, fails):
+        super().__init__()
+        self.latent, self.target, self.fails = world.backbone.latent, Target(), fails
+
+    def forward(self, z_t, t, c, rng=None):
+        value = z_t.flatten(1).sum(1).detach()
+        return value + torch.zeros(99) if self.fails else value
+
+def build(world, reward, *, fails: bool = False):
+    return Mine(world, fails)
+"""
+
+
+def test_what_a_users_file_does_wrong_is_said_with_its_line(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(DETACHED)
+    mine = {"build": str(file)}
+    named = [mine | {"name": "detached"}, mine | {"name": "wrong", "fails": True}]
+    store, cells = Store(tmp_path / "store"), planned(estimator=named)
+    assert run(cells, store, INLINE)["error"] == 2
+    detached, wrong = (store.latest()[cell.id]["reason"] for cell in cells)
+    assert "got Mine's, which is detached from it" in detached
+    assert "`gradient: false` in the suite" in detached
+    line = next(k for k, text in enumerate(DETACHED.splitlines(), 1) if "zeros(99)" in text)
+    assert wrong.startswith("RuntimeError: The size of tensor")
+    assert wrong.endswith(f"(mine.py:{line})")
+    plain = planned(estimator=named[:1], gradient=False)
+    assert run(plain, store, INLINE)["ok"] == 1
+
+
 def test_too_many_prompts_is_said(tmp_path):
     cells = planned(prompts=9, estimator=["tweedie"])
     store = Store(tmp_path)

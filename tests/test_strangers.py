@@ -199,7 +199,10 @@ BAD = {
     ("world", "message"),
     [
         ({"backbone": "wide.py"}, r"expected a generator of latents \(2, 2, 1\).*got \(3, 8, 8\)"),
-        ({"backbone": "raises.py"}, "expected backbone 'raises' to build, got KeyError: 'x'"),
+        (
+            {"backbone": "raises.py"},
+            "expected backbone 'raises' to build, got KeyError: 'x' .raises.py:2",
+        ),
         ({"backbone": "tweedie"}, "unknown backbone 'tweedie': expected `file.py:build`"),
         ({"backbone": {"build": "wide.py", "size": 3}}, "unknown setting of backbone 'wide"),
         ({"prompts": "twice.txt"}, "expected every prompt once, got 'scene 1' again"),

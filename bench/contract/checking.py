@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bench.resolve import place
 from stitchvm.streams import Streams
 
 ROWS = 5
@@ -43,7 +44,7 @@ def check(
         try:
             one(case)
         except Exception as error:
-            yield about, f"{type(error).__name__}: {error}"
+            yield about, f"{type(error).__name__}: {error}{place(error)}"
         else:
             yield about, None
 

@@ -15,7 +15,7 @@ from bench.contract import KINDS
 from bench.contract.checking import check
 from bench.metrics import Metric
 from bench.prompts import LISTS, build_of
-from bench.resolve import resolve
+from bench.resolve import place, resolve
 from bench.trainers import Trainer
 from bench.worlds import named
 from stitchvm.backbone import Backbone
@@ -38,19 +38,19 @@ REWARD = "quadratic"  # where the world has it: it is curved, and its values are
 Checked = Iterator[tuple[str, str | None]]
 
 
-def tested(file: str, kind: str | None, place: str, reward: str | None) -> tuple[str, Checked]:
+def tested(file: str, kind: str | None, where: str, reward: str | None) -> tuple[str, Checked]:
     """The kind of an extension; what it must keep, a line each, and what it does not.
 
     Args:
         file: As in `found`.
         kind: Likewise.
-        place: The world where it is tried: `gaussian,prompts=4`.
+        where: The world where it is tried: `gaussian,prompts=4`.
         reward: Of that world.
 
     Raises:
         ValueError: if there is no such file, kind, world or reward.
     """
-    world = named(place)
+    world = named(where)
     kind, build = found(file, kind, world)
     if reward is None:
         reward = REWARD if REWARD in world.rewards else world.rewards[0]
@@ -65,7 +65,7 @@ def _checked(made: Callable[[], Any], checks: tuple[Callable[[Any], None], ...])
     except Exception as error:
         yield (
             "It is built, with every setting as it is by default.",
-            f"{type(error).__name__}: {error}",
+            f"{type(error).__name__}: {error}{place(error)}",
         )
         return
     yield from check(case, checks)
@@ -106,7 +106,7 @@ def kind_of(build: Callable[..., Any], world: World) -> str:
     try:
         made = build(*[world][: len(taken)])
     except Exception as error:
-        why = f"{type(error).__name__}: {error}"
+        why = f"{type(error).__name__}: {error}{place(error)}"
         raise ValueError(f"expected a build whose kind can be seen, got {why}; "
                          f"--kind says which it is") from error  # fmt: skip
     for of, kind in OF[len(taken)].items():

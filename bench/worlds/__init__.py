@@ -9,7 +9,7 @@ from bench.cell import digest, label
 from bench.part import JOINT, Part
 from bench.parts import written
 from bench.prompts import build_of, checked
-from bench.resolve import Build, complete, resolve
+from bench.resolve import Build, complete, place, resolve
 from bench.worlds import full, gaussian
 from bench.worlds.shapes import shapes
 from stitchvm.backbone import Backbone
@@ -76,7 +76,7 @@ def _called(build: Build, kind: str, of: Part, *given: Any, **more: Any) -> Any:
     except Exception as error:
         if of.source is None:
             raise
-        why = f"{type(error).__name__}: {error}"
+        why = f"{type(error).__name__}: {error}{place(error)}"
         raise ValueError(f"expected {kind} {label(of.build)!r} to build, got {why}") from error
 
 
