@@ -295,10 +295,12 @@ def rescore(store: str, judge: str, device: str) -> None:
 @careful
 def test(ctx: click.Context, file: str, kind: str | None, world: str, reward: str | None) -> None:
     """Check the extension that FILE builds against the contract of its kind."""
-    from bench.contract.files import tested  # noqa: PLC0415 - imports torch
+    from bench.contract.files import SEEN, tested  # noqa: PLC0415 - imports torch
 
     seen, checked = tested(file, kind, world, reward)
     click.echo(f"{file} as {seen} in {world}")
+    if kind is None and seen in SEEN:
+        click.echo(f"        {SEEN[seen]}; --kind says otherwise")
     failed = 0
     for about, problem in checked:
         click.echo(f"{'FAILED' if problem else 'ok':7} {about}")

@@ -1,5 +1,6 @@
 """Parts of a suite as written, resolved: every setting, and the digests of users' files."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,15 @@ from bench.cell import label
 from bench.part import Part
 from bench.resolve import Build, complete, resolve, source_digest
 
+MADE = {  # of kinds that are built alike in all tasks: what a build takes, and what it makes
+    "reward": (("world",), "a Reward"),
+    "backbone": (("world",), "a Backbone"),
+    "prompts": (("world",), "a list of prompts"),
+    "judge": (("world",), "a judge"),
+    "metric": ((), "a Metric"),
+    "algorithm": ((), "an Algorithm or Trainer"),
+    "world": ((), "a World"),
+}
 PLACED = ("backbone", "prompts")  # a world's mapping may name files for these
 
 
@@ -92,6 +102,26 @@ def _resolved(
     if "device" in given:
         raise ValueError(f"{what}: expected no device: --device says where to run")
     settings = complete(build, given, what)
+    if kind in MADE and entry["build"] not in registry:
+        _expect_build(build, settings, kind, label(entry))
     settings.pop("device", None)
     source = source_digest(entry["build"], registry)
     return Part(build=entry["build"], settings=settings, source=source)
+
+
+def _expect_build(build: Build, settings: Mapping[str, Any], kind: str, name: str) -> None:
+    """Refuse a function that cannot be the build of its kind, before every cell fails of it.
+
+    Raises:
+        ValueError: if it takes other arguments than a build of that kind.
+    """
+    takes, makes = MADE[kind]
+    signature = inspect.signature(build)
+    try:
+        signature.bind(*takes, **settings)
+    except TypeError:
+        function = getattr(build, "__name__", type(build).__name__)
+        raise ValueError(
+            f"expected {name!r} to build {makes}, as build({', '.join(takes)}) does, got "
+            f"{function}{signature}"
+        ) from None

@@ -59,7 +59,9 @@ def resolve(name: str, registry: Mapping[str, Build], kind: str) -> Build:
     module = load_file(Path(where), kind) if where.endswith(".py") else _import(where, kind)
     attribute = attribute or "build"
     if not callable(getattr(module, attribute, None)):
-        raise ValueError(f"expected a function {attribute!r} in {where}, found none")
+        raise ValueError(
+            f"expected a function {attribute!r} in {where}, found none to build the {kind}"
+        )
     return getattr(module, attribute)
 
 

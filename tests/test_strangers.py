@@ -243,6 +243,36 @@ def test_judges_and_metrics_that_are_none_are_refused(
         planned(tmp_path, suite, defaults=suite["defaults"] | changes)
 
 
+PLAIN = "def reward(x, c):\n    return x.mean((1, 2, 3))\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("plain.py", "expected a function 'build' in plain.py, found none to build the reward"),
+        (
+            "plain.py:reward",
+            r"expected 'plain' to build a Reward, as build\(world\) does, got rew",
+        ),
+    ],
+)
+def test_a_plain_function_as_a_reward_is_refused_before_it_runs(
+    tmp_path, name, message, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("plain.py").write_text(PLAIN)
+    axes = {"estimator": ["tweedie"]}
+    defaults = VALUE["defaults"] | {"reward": name, "metrics": []}
+    with pytest.raises(ValueError, match=message):
+        planned(tmp_path, VALUE, defaults=defaults, axes=axes)
+
+
+def test_a_judge_is_told_that_it_is_no_reward():
+    out = call("test", EXAMPLES / "judge.py")
+    assert "a reward must be a Reward, such as stitchvm.whole.WholeReward" in out
+    assert "no reward" not in call("test", EXAMPLES / "judge.py", "--kind", "judge")
+
+
 def test_a_sum_of_rewards_keeps_the_digest_of_a_file(tmp_path):
     suite = {"name": "mine", "about": "a sum", "minutes": 0.1, "task": "train"} | {
         "defaults": {"world": WORLD, "algorithm": "nft", "estimator": "terminal", "steps": 4},

@@ -33,7 +33,11 @@ FORMS = (
     "prompts, or build() of a world, algorithm, trainer or metric"
 )
 
-
+SEEN = {  # what a kind was seen by, and what it is not, where one is easily taken for another
+    "estimator": "build takes two arguments, a world and a reward",
+    "judge": "build(world) returns a plain function, which scores images and is no reward: a "
+    "reward must be a Reward, such as stitchvm.whole.WholeReward with `embed` and `score`",
+}
 REWARD = "quadratic"  # where the world has it: it is curved, and its values are known
 Checked = Iterator[tuple[str, str | None]]
 
