@@ -1,8 +1,7 @@
 """The subcommands of stitchbench."""
 
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,44 +102,16 @@ def changed(
 
 @click.command(epilog="Example: stitchbench ls estimators")
 @click.argument(
-    "kind", type=click.Choice(["worlds", "estimators", "algorithms", "suites", "metrics"])
+    "kind",
+    type=click.Choice(["worlds", "rewards", "estimators", "algorithms", "suites", "metrics"]),
 )
 @careful
 def ls(kind: str) -> None:
     """List what suites can name."""
-    for name, about in _listed(kind):
+    from bench.listed import LISTS  # noqa: PLC0415
+
+    for name, about in LISTS[kind]():
         click.echo(f"{name:18} {about}")
-
-
-def _listed(kind: str) -> Iterator[tuple[str, str]]:
-    """Names and one-line descriptions."""
-    if kind == "suites":
-        for name in suites.shipped():
-            suite = suites.load(name)
-            yield name, f"{suite.about} (about {suite.minutes:g} min on {suite.where})"
-    elif kind == "metrics":
-        from bench.metrics import METRICS  # noqa: PLC0415
-        from bench.metrics.robustness import FIGURES  # noqa: PLC0415
-
-        for name, metric in METRICS.items():
-            yield name, f"{metric.about} [{metric.unit}]"
-        for name, figure in FIGURES.items():
-            yield name, f"{figure.about} [{'%' if figure.percent else '1'}]"
-    elif kind == "algorithms":
-        from bench.algorithms import ALGORITHMS  # noqa: PLC0415 - imports torch
-        from bench.trainers import TRAINERS  # noqa: PLC0415
-
-        known_ways: Mapping[str, Callable[..., Any]] = {**ALGORITHMS, **TRAINERS}
-        for name, algorithm in known_ways.items():
-            yield name, (algorithm.__doc__ or "").strip().partition("\n")[0]
-    else:
-        from baselines import ESTIMATORS  # noqa: PLC0415 - imports torch
-        from bench.worlds import WORLDS  # noqa: PLC0415
-
-        known: Mapping[str, Callable[..., Any]] = ESTIMATORS if kind == "estimators" else WORLDS
-        for name, build in known.items():
-            about = sys.modules[build.__module__].__doc__ or ""
-            yield name, " ".join(about.strip().partition("\n\n")[0].split())
 
 
 @click.command(epilog="Example: stitchbench plan value --only 'estimator~MC'")

@@ -20,6 +20,7 @@ from bench.report.views import VIEWS
 from bench.resolve import load_file
 from bench.statuses import SHOWN, STATUSES
 from bench.store import Store
+from bench.worlds import WORLDS
 
 STRANGER = '''
 """Half of Tweedie: a stranger's estimator."""
@@ -114,6 +115,15 @@ def test_lists():
     assert re.search(
         r"tweedie +Tweedie: the reward of the posterior mean", call("ls", "estimators")
     )
+    for kind in ("worlds", "estimators"):
+        abouts = [line.split(maxsplit=1)[1] for line in call("ls", kind).strip().splitlines()]
+        assert len(set(abouts)) == len(abouts) > 4, kind
+    assert re.search(r"stitched +Stitched: a trained StitchVM", call("ls", "estimators"))
+    listed = dict(line.split(maxsplit=1) for line in call("ls", "rewards").strip().splitlines())
+    assert listed.keys() == WORLDS.keys()
+    for name in ("gaussian", "sd35-medium"):
+        assert listed[name] == ", ".join(WORLDS[name]().rewards)
+    assert listed["shapes"] == "clip, aesthetic, hps"
     assert re.search(r"quickstart +Which value estimator to trust", call("ls", "suites"))
     assert re.search(r"bias +estimate minus true value \[reward\]", call("ls", "metrics"))
 

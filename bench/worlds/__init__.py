@@ -11,6 +11,7 @@ from bench.parts import written
 from bench.prompts import build_of, checked
 from bench.resolve import Build, complete, place, resolve
 from bench.worlds import full, gaussian
+from bench.worlds.quiet import quietly
 from bench.worlds.shapes import shapes
 from stitchvm.backbone import Backbone
 from stitchvm.reward import Reward
@@ -21,6 +22,16 @@ WORLDS: dict[str, Callable[..., World]] = {
     "shapes": shapes,
     **full.BUILDS,
 }
+
+
+def rewards() -> dict[str, tuple[str, ...]]:
+    """Names of every world's rewards as it is by default; no weights are read."""
+    with quietly():
+        from bench.worlds.full.drawn import DrawnParts  # noqa: PLC0415 - slow: diffusers
+        from bench.worlds.shapes.world import ShapesWorld  # noqa: PLC0415
+
+    own = {"gaussian": gaussian.GaussianWorld.rewards, "shapes": ShapesWorld.rewards}
+    return own | dict.fromkeys(full.BUILDS, DrawnParts.rewards)
 
 
 def make(world: Part, device: str = "cpu") -> World:

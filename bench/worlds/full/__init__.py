@@ -75,3 +75,8 @@ def build_of(model: str) -> Callable[..., "FullWorld"]:
 
 
 BUILDS = {model: build_of(model) for model in GENERATORS}
+ABOUT = {  # for lists
+    "sd35-medium": "Stable Diffusion 3.5 Medium at full size, random weights or published ones.",
+    "sd35-large": "Stable Diffusion 3.5 Large at full size, random weights or published ones.",
+    "flux-dev": "FLUX.1-dev at full size, random weights or published ones.",
+}
