@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.spent import timed
 from stitchvm.distill import CHECKPOINT, Recipe, Record, Student, averaged, distill, last_record
 from stitchvm.saved import put
 from stitchvm.teacher import Lessons
@@ -69,10 +70,12 @@ def finetune(
         if made is not None:
             kept(made.step)
     workers.wait()
-    for record in distill(model, data, recipe, folder, keep=keep, workers=workers, micro=micro):
+    device = next(w for part in model.trained().values() for w in part.values()).device
+    steps = distill(model, data, recipe, folder, keep=keep, workers=workers, micro=micro)
+    for record, spent in timed(steps, device, workers.count):
         if workers.first:
             with (folder / LOG).open("a") as lines:
-                lines.write(json.dumps(record._asdict()) + "\n")
+                lines.write(json.dumps(record._asdict() | spent.plain()) + "\n")
             kept(record.step)
         yield record
     if workers.first:
@@ -139,11 +142,13 @@ def _set_aside(model: Path, kept: Path) -> None:
 def _go_back(log: Path, made: Record | None) -> None:
     """Leave in a log the steps up to a checkpoint's; what follows is made again."""
     kept: list[str] = []
+    last = 0
     for line in log.read_text().splitlines() if log.is_file() else []:
-        if made is None or not line.endswith("}") or json.loads(line)["step"] >= made.step:
+        if made is None or not line.endswith("}") or json.loads(line)["step"] > made.step:
             break
         kept.append(line)
-    if made is not None:
+        last = json.loads(line)["step"]
+    if made is not None and last < made.step:
         kept.append(json.dumps(made._asdict()))
     put(log, "".join(f"{line}\n" for line in kept).encode())
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from bench.cell import digest
 from bench.images import Images, at_once
 from bench.report import numbers
+from bench.spent import Amount, of, read, total
 from stitchvm.path import time_grid
 from stitchvm.sample import NU, Sde
 from stitchvm.saved import put
@@ -147,6 +148,28 @@ class Shelf:
         of = self._targets({**about, "reward": reward}, reward, self._decoded(walks["z_0"], c))
         return Rolled(walks["z_t"], times[1:-1], of["tokens"], of["embedding"], c)
 
+    def spent(
+        self, reward: str, count: int, source: Source = "pixels", split: Split = "train"
+    ) -> Amount | None:
+        """What preparing images took; None where nobody knows.
+
+        Arguments as in `get`.
+        """
+        about = self._about(split, count)
+        return _spent(
+            self._place("latents", about),
+            self._place("targets", {**about, "reward": reward, "source": source}),
+        )
+
+    def spent_on_rollouts(self, reward: str, count: int, split: Split = "train") -> Amount | None:
+        """The same of rollouts."""
+        about = {**self._about(split, count), "kernel": KERNEL, "steps": STEPS}
+        targets = self._place("targets", {**about, "reward": reward})
+        return _spent(self._place("rollouts", about), targets)
+
+    def _place(self, kind: str, about: About) -> Path:
+        return self.folder / f"{kind}-{digest({**about, 'part': PART})}"
+
     def _about(self, split: Split, count: int) -> About:
         about: About = {"world": self.world.digest, "split": split, "count": count}
         if self.images.digest != self.world.digest:
@@ -198,7 +221,7 @@ class Shelf:
             ValueError: if there is no room for them and what follows, made of the same images, or
                 they were divided otherwise.
         """
-        folder, count = self.folder / f"{kind}-{digest({**about, 'part': PART})}", about["count"]
+        folder, count = self._place(kind, about), about["count"]
         if not (folder / WHOLE).is_file():
             if self.workers.first:
                 _swept(folder)
@@ -253,7 +276,7 @@ def _write(
     Raises:
         ValueError: if there is no room for it and all that are still to come, with what follows.
     """
-    made, c = list[Tensors](), list[str]()
+    start, made, c = time.perf_counter(), list[Tensors](), list[str]()
     for first, batch in part:
         shown = batch.read()
         made.append({name: x.cpu() for name, x in make(first, shown).items()})
@@ -261,6 +284,7 @@ def _write(
     kept = {name: torch.cat([of[name] for of in made]).contiguous() for name in made[0]}
     path.parent.mkdir(parents=True, exist_ok=True)
     done = PART * len(list(path.parent.glob("*.safetensors")))
+    took = of(time.perf_counter() - start, shown.x_0.device)
     each = _bytes(kept) // len(c)
     if follows is not None:
         each += _bytes(follows(first, Shown(shown.x_0[:1], shown.c[:1])))
@@ -269,7 +293,8 @@ def _write(
         raise _no_room(path.parent, f"{numbers.size(needed)} of room", numbers.size(free))
     new = path.with_name(f"{path.name}.{os.getpid()}{NEW}")
     try:
-        save_file(kept, new, {"about": json.dumps(about), "prompts": json.dumps(c)})
+        told = {"about": json.dumps(about), "prompts": json.dumps(c)}
+        save_file(kept, new, told | {name: f"{x}" for name, x in took.plain().items()})
         os.replace(new, path)
     except (OSError, SafetensorError) as error:
         new.unlink(missing_ok=True)
@@ -278,6 +303,18 @@ def _write(
 
 def _bytes(tensors: Tensors) -> int:
     return sum(x.nbytes for x in tensors.values())
+
+
+def _spent(*folders: Path) -> Amount | None:
+    """What the files of folders took to be made; None where one is not whole, or does not say."""
+    if not all((folder / WHOLE).is_file() for folder in folders):
+        return None
+    return total(_took(path) for folder in folders for path in folder.glob("*.safetensors"))
+
+
+def _took(path: Path) -> Amount | None:
+    with safe_open(path, "pt") as file:
+        return read(file.metadata())
 
 
 def _no_room(folder: Path, wanted: str, got: str) -> ValueError:

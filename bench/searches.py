@@ -11,6 +11,7 @@ from bench.arms import TRUNKS, Trunk
 from bench.finetuning import same
 from bench.images import Images, WorldImages
 from bench.resolve import UnknownName
+from bench.spent import of
 from stitchvm.search import TABLE, Search, Settings, load, search
 from stitchvm.world import World
 
@@ -63,7 +64,12 @@ def find(
         (shown.x_0 for shown in images.shown("held", HELD)),
         settings=settings,
     )
-    spent = {"seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
+    seconds, device = time.perf_counter() - start, world.backbone.empty_latents(0).device
+    spent = {
+        "seconds": seconds,
+        "threads": torch.get_num_threads(),
+        "spent": of(seconds, device).plain(),
+    }
     found = replace(found, about={**found.about, **about, **spent})
     found.save(folder)
     return load(folder)  # with the layers that are kept, as every later call has it

@@ -257,6 +257,47 @@ def train(  # noqa: PLR0913 - one for each option
         click.echo(f"in {shop.folder(job) / MODEL}")
 
 
+@stitch.command(epilog="Example: stitchbench stitch cost shapes --reward clip")
+@click.argument("world")
+@rewards
+@arms
+@picks
+@images
+@pictures
+@out
+@careful
+def cost(
+    world: str,
+    *,
+    rewards: tuple[str, ...],
+    arms: tuple[str, ...],
+    chosen: str,
+    images: int,
+    pictures: str | None,
+    out: Path | None,
+) -> None:
+    """What search and training took, in hours of a GPU or a core, beside the paper's Table 4.
+
+    As far as the files say that they left: images that several models learn from are counted for
+    each, and a learning rate that was tried for another model is not.
+    """
+    from bench.datasets.hub import images_of  # noqa: PLC0415 - slow to import
+    from bench.report.spent import text  # noqa: PLC0415
+    from bench.stitching import Job, Workshop  # noqa: PLC0415
+    from bench.worlds import named  # noqa: PLC0415
+
+    made = named(world)
+    shop = Workshop(made, _where(world, out), images_of(made, pictures), images)
+    jobs = [Job(reward, arm, chosen) for reward in rewards for arm in arms]
+    found = {f"{job.reward} {job.name}": shop.spent(job) for job in jobs}
+    if not any(amount for spent in found.values() for amount in spent):
+        raise ValueError(
+            f"expected a search or a model in {shop.root} that says what it took, found none for "
+            f"{', '.join(found)}"
+        )
+    click.echo(text(found))
+
+
 @stitch.command(
     "eval", epilog="Example: stitchbench stitch eval shapes --reward clip --model stitched"
 )

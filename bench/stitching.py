@@ -20,11 +20,12 @@ from typing import NamedTuple
 
 from baselines.trained import weights
 from bench.arms import ARMS, TRUNKS, Arm, Given, Trunk
-from bench.finetuning import MODEL, finetune, put_json, same
+from bench.finetuning import LOG, MODEL, finetune, put_json, same
 from bench.images import Images
 from bench.prepared import ROLLED, Shelf
 from bench.resolve import UnknownName
 from bench.searches import PROBES, find, pick
+from bench.spent import Amount, Spent, logged, read, timed, total
 from stitchvm.backbone import Backbone
 from stitchvm.distill import Recipe, Record, Student, distill, held_loss
 from stitchvm.memo import STATES, Shared
@@ -197,7 +198,7 @@ class Workshop:
         jobs = [job for job in jobs if not self._tried(job, abouts[job])]
         if not jobs:
             return
-        backbone = self._shared(recipe)
+        backbone, took = self._shared(recipe), list[Amount]()
         tried = [(job, rate) for job in jobs for rate in rates]
         students = [self.begin(job, backbone) for job, _ in tried]
         recipes = [
@@ -208,7 +209,9 @@ class Workshop:
             distill(*given, workers=self.workers, micro=self.micro)
             for given in zip(students, data, recipes, strict=True)
         ]
-        for records in zip(*runs, strict=True):
+        place = self.world.backbone.empty_latents(0).device
+        for records, spent in timed(zip(*runs, strict=True), place, self.workers.count):
+            took.append(spent)
             for (job, _), record in zip(tried, records, strict=True):
                 yield Told(job, record)
         held = self.data([job for job, _ in tried], "held", self.checked)
@@ -216,6 +219,8 @@ class Workshop:
             held_loss(*given, workers=self.workers, micro=self.micro)
             for given in zip(students, held, recipes, strict=True)
         ]
+        whole = total(took)
+        shared = {} if whole is None else whole.over(len(jobs)).plain()
         for job in jobs if self.workers.first else ():
             of = [
                 Trial(rate, loss, steps)._asdict()
@@ -223,7 +228,7 @@ class Workshop:
                 if owner == job
             ]
             self.folder(job).mkdir(parents=True, exist_ok=True)
-            put_json(self.folder(job) / TRIALS, {"about": abouts[job], "trials": of})
+            put_json(self.folder(job) / TRIALS, {"about": abouts[job], "trials": of, **shared})
         self.workers.wait()
 
     def _shared(self, recipe: Recipe) -> Shared:
@@ -293,6 +298,24 @@ class Workshop:
             f"expected trials of learning rates in {paths[0]}, got none: `stitchbench stitch tune "
             f"... --reward {owner.reward} --arm {owner.arm}{pick}` makes them, and --rate goes "
             f"without"
+        )
+
+    def spent(self, job: Job) -> Spent:
+        """What an estimator took to make, as far as its files say."""
+        arm = arm_of(job.arm)
+        shelf = Shelf(self.world, self.images, self.root / PREPARED, self.workers)
+        trials, search = self.folder(job) / TRIALS, self.root / job.reward / f"search-{arm.trunk}"
+        known = json.loads((search / TABLE).read_text()) if (search / TABLE).is_file() else {}
+        prepared = (
+            shelf.spent_on_rollouts(job.reward, min(self.count, ROLLOUTS))
+            if arm.after
+            else shelf.spent(job.reward, self.count, arm.source)
+        )
+        return Spent(
+            search=read(known.get("about", {}).get("spent") or {}),
+            preparing=prepared,
+            tuning=read(json.loads(trials.read_text())) if trials.is_file() else None,
+            training=logged(self.folder(job) / LOG),
         )
 
     def train(

@@ -1,5 +1,6 @@
 """Making a StitchVM from the command line: search, pick, finetune, go on when killed."""
 
+import itertools
 import json
 import math
 import re
@@ -22,10 +23,12 @@ from baselines.noisy_student import NoisyStudent
 from baselines.stitched import build as stitched
 from baselines.vae_stitch import Latent, VaeStitched
 from bench import finetuning, prepared, searches, stitching
+from bench import spent as spending
 from bench.arms import ARMS, Given
 from bench.cli import main
 from bench.images import WorldImages, of_world
 from bench.prepared import Shelf
+from bench.report import numbers
 from bench.stitch_commands import ARM_NAMES
 from bench.stitching import Job, Workshop
 from bench.worlds.shapes import shapes as shapes_world
@@ -75,6 +78,54 @@ def run(*arguments):
     with pytest.raises(SystemExit) as stopped:
         main(["stitch", *map(str, arguments)])
     return stopped.value.code
+
+
+def steps_of(folder):
+    """A log without what each step took."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [{k: v for k, v in x.items() if k not in {"seconds", "device"}} for x in lines]
+
+
+def test_what_a_model_took_is_written_where_it_is_spent(copied, monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(spending.time, "perf_counter", lambda: float(next(clock)))
+    job = Job("clip", "stitched")
+    assert copied.spent(job)[1:] == (None, None, None)
+    list(copied.tune([job], RECIPE, rates=(1e-3, 1e-2), steps=2))
+    list(copied.train([job], RECIPE))
+    spent = copied.spent(job)
+    assert spent.search.seconds > 0  # by the clock of before
+    assert spent.tuning.seconds == 2 * torch.get_num_threads()  # two steps of both rates, a second
+    assert spent.training.seconds == 5 * torch.get_num_threads()
+    assert spent.preparing.seconds > 0
+    assert {amount.devices for amount in spent} == {frozenset({"cpu"})}
+    whole = spent.search.seconds + spent.preparing.seconds + spent.training.seconds
+    assert spent.total.seconds == whole
+    list(copied.train([job], replace(RECIPE, steps=7)))
+    assert copied.spent(job).training.seconds == 7 * torch.get_num_threads()
+
+
+def test_what_was_spent_is_told_beside_the_paper(copied, capsys):
+    given = ("shapes", "--reward", "clip", "--images", "40", "--out", copied.root)
+    list(copied.train([Job("clip", "stitched")], RECIPE, rate=1e-3))
+    assert run("cost", *given) == 0
+    said = capsys.readouterr().out
+    spent = copied.spent(Job("clip", "stitched"))
+    assert said.startswith("core-hours; total")
+    assert f"{numbers.plain(spent.training.seconds / 3600)}" in said
+    assert re.search(r"clip, 1024 px +1\.0 +23\.5 +24\.5", said)
+    assert run("cost", "shapes", "--reward", "hps", "--out", copied.root) == 2
+    assert "expected a search or a model" in capsys.readouterr().err
+
+
+def test_amounts_of_several_processes_and_devices():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert spending.of(3.0, gpu, 4) == (12.0, {"cuda"})
+    assert spending.of(3.0, cpu, 2) == (6.0 * torch.get_num_threads(), {"cpu"})
+    both = spending.total([spending.of(3.0, gpu), spending.of(3.0, cpu)])
+    assert both.devices == {"cpu", "cuda"}
+    assert spending.read(both.plain()) == both
+    assert spending.total([both, None]) is spending.total([]) is spending.read({}) is None
 
 
 def test_a_search_is_made_once_and_not_taken_for_another(shop, monkeypatch):
@@ -436,7 +487,7 @@ def test_a_killed_finetuning_goes_on_and_logs_each_step_once(copied, monkeypatch
     rest = list(copied.train([broken], RECIPE, rate=1e-3, keep=(3,)))
     assert [told.record.step for told in rest] == [5]
     folders = [copied.folder(job) for job in (whole, broken)]
-    assert len({(folder / "log.jsonl").read_text() for folder in folders}) == 1
+    assert steps_of(folders[0]) == steps_of(folders[1])
     reward = copied.world.reward("clip")
     for part in ("step-3", "model"):
         a, b = (
@@ -464,8 +515,12 @@ def test_a_run_killed_between_checkpoint_and_log_lacks_nothing(copied):
     assert list(copied.train([job], RECIPE, rate=1e-3, keep=(5,))) == []
     assert (folder / "step-5" / "head.safetensors").read_bytes() == kept
     assert (folder / "model" / "head.safetensors").read_bytes() == kept
-    steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert steps == [json.loads(lines[k]) for k in (0, 1, 2, 4)]
+    untimed = [
+        {k: v for k, v in json.loads(line).items() if k not in {"seconds", "device"}}
+        for line in lines
+    ]
+    assert steps_of(folder) == [untimed[k] for k in (0, 1, 2, 4)]
+    assert copied.spent(job).training is None  # of the last step nobody knows
 
 
 def test_what_is_kept_is_set_aside_once(copied):
@@ -528,7 +583,7 @@ def test_training_further_is_training_longer(copied):
     for part in ("step-5", "model"):
         a, b = (shop.folder(job) / part / "head.safetensors" for shop in (copied, alone))
         assert a.read_bytes() == b.read_bytes(), part
-    a, b = ((shop.folder(job) / "log.jsonl").read_text() for shop in (copied, alone))
+    a, b = (steps_of(shop.folder(job)) for shop in (copied, alone))
     assert a == b
     falling = replace(longer, steps=12, schedule="cosine")
     with pytest.raises(ValueError, match="expected a run of"):
