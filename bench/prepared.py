@@ -133,7 +133,7 @@ class Shelf:
         Raises:
             ValueError: if there is no room for them.
         """
-        about = {**self._about(split, count), "kernel": KERNEL, "steps": STEPS}
+        about = self._walks(split, count)
         times, rng = time_grid(STEPS), Streams.of(derive(0, "rollouts", split), rows=count)
         sampler = Sde(self.world.backbone.velocity, NU[KERNEL])
 
@@ -163,9 +163,13 @@ class Shelf:
 
     def spent_on_rollouts(self, reward: str, count: int, split: Split = "train") -> Amount | None:
         """The same of rollouts."""
-        about = {**self._about(split, count), "kernel": KERNEL, "steps": STEPS}
+        about = self._walks(split, count)
         targets = self._place("targets", {**about, "reward": reward})
         return _spent(self._place("rollouts", about), targets)
+
+    def _walks(self, split: Split, count: int) -> About:
+        """What rollouts depend on."""
+        return {**self._about(split, count), "kernel": KERNEL, "steps": STEPS}
 
     def _place(self, kind: str, about: About) -> Path:
         return self.folder / f"{kind}-{digest({**about, 'part': PART})}"

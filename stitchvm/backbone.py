@@ -7,7 +7,7 @@ select(join(a, b), rows of b) == b
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +71,12 @@ class State:
         return State(features, self.i, z_t, times, c, hidden)
 
 
+def _own(part: nn.Module) -> Iterator[Tensor]:
+    """A module's tensors but for its parts', in the order of a state dict."""
+    yield from part.parameters(recurse=False)
+    yield from part.buffers(recurse=False)
+
+
 class Backbone(nn.Module, ABC):
     """A latent generator: its velocity, its first blocks, and its decoder.
 
@@ -121,7 +127,7 @@ class Backbone(nn.Module, ABC):
         Raises:
             ValueError: if it has no tensor, and so should say itself where latents are.
         """
-        like = next(iter(self.state_dict().values()), None)
+        like = next((x for part in self.modules() for x in _own(part)), None)
         if like is None:
             raise ValueError(
                 "expected a weight or a buffer, which tells where latents are, got none: register "

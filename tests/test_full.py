@@ -15,7 +15,9 @@ from bench.worlds import make, named
 from bench.worlds.full import BUILDS, drawn
 from stitchvm import search
 from stitchvm.flops import count_flops
+from stitchvm.memo import SharedTrunk
 from stitchvm.value import value_and_gradient
+from stitchvm.whole import WholeBackbone
 
 SMALL = {"side": 32, "blocks": 2}
 C = ["a lighthouse in a storm, oil painting", "two cats playing chess in a library"]
@@ -183,3 +185,31 @@ def test_flops_are_those_of_the_formula():
 def test_a_world_is_built_on_the_device_that_a_cell_names():
     cell = next(iter(plan(load("cost-dps"))))
     assert make(cell.spec.world, "cpu").device == "cpu"
+
+
+class Nowhere(WholeBackbone):
+    """A generator that has no tensor."""
+
+    latent = (1, 2, 2)
+
+    def velocity(self, z_t, t, c):
+        return z_t
+
+    def encode(self, x):
+        return x
+
+    def decode(self, z_0):
+        return z_0
+
+
+def test_latents_are_where_a_generator_is_and_of_32_bits_at_least(world):
+    low, high = world.backbone, named("gaussian").backbone
+    assert next(low.parameters()).dtype == torch.bfloat16
+    for backbone, dtype in ((low, torch.float32), (high, torch.float64)):
+        for of in (backbone, SharedTrunk(backbone)):
+            made = of.empty_latents(3)
+            assert (made.dtype, tuple(made.shape)) == (dtype, (3, *backbone.latent))
+    moved = BUILDS["sd35-medium"](side=32, blocks=1, device="meta").backbone
+    assert moved.empty_latents(1).device.type == "meta"
+    with pytest.raises(ValueError, match="expected a weight or a buffer, .* got none"):
+        Nowhere().empty_latents(1)
